@@ -1,0 +1,1 @@
+"""A link checker: an example of what the Waterspout packages do together."""

@@ -1,0 +1,7 @@
+"""`python -m waterspout_spider`."""
+
+import sys
+
+from waterspout_spider.cli import main
+
+sys.exit(main())

@@ -1,0 +1,133 @@
+"""`with_timeout`: an awaitable with a time limit.
+
+A coroutine runs in the caller's task, inside a `time_limit`. A future is cancelled directly when
+time is up; that it was the limit that did it, and nobody else who cancelled the caller, is told
+as `time_limit` tells it: by the count of requests to cancel the task.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from waterspout.ioloop.scheduling import (
+    Timeout,
+    current_scheduler,
+    time_limit,
+    timeout_seconds,
+)
+
+T = TypeVar("T")
+
+_left_running: "set[asyncio.Future[Any]]" = set()
+"""What `cancel=False` left behind: a loop holds its tasks weakly."""
+
+
+async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool = True) -> T:
+    """Wait for a future or coroutine, but not for ever.
+
+    When time is up it is cancelled, and its end is waited for; if it has a result all the same,
+    or got one at the very moment, that is returned. Cancelling the caller cancels it too.
+
+    Args:
+        timeout: Seconds from now, or a `timedelta`; `None` waits for ever. Zero or less gives the
+            result of what is done already; a coroutine then runs up to its first real wait.
+        future: A future, a coroutine, or anything that can be awaited. Other than a future, it
+            runs in the caller's task.
+        cancel: With False it is left running, as a task of its own, when time is up or the
+            caller is cancelled. An exception it raises then goes to the loop's exception
+            handler.
+
+    Returns:
+        Its result.
+
+    Raises:
+        TimeoutError: If time was up first.
+        asyncio.CancelledError: If the caller was cancelled, or `future` was.
+        Exception: What it raised.
+        TypeError: If `timeout` is no number, `timedelta` or `None`, or `future` cannot be
+            awaited.
+        ValueError: If `timeout` is NaN.
+    """
+    if not inspect.isawaitable(future):
+        raise TypeError(f"future must be awaitable, not {future!r}")
+    try:
+        seconds = timeout_seconds(timeout)
+    except (TypeError, ValueError):
+        if inspect.iscoroutine(future):
+            future.close()
+        raise
+    if not cancel:
+        return await _leave_running(seconds, future)
+    if seconds is None:
+        return await future
+    if not isinstance(future, asyncio.Future):
+        with time_limit(seconds):
+            return await future
+    if future.done():
+        return await future
+    return await _of_a_future(seconds, future)
+
+
+async def _of_a_future(seconds: float, future: "asyncio.Future[T]") -> T:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("with_timeout() must be awaited in a task")
+    requests = task.cancelling()
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = future.cancel()
+
+    scheduler = current_scheduler()
+    timer = scheduler.call_later(seconds, expire)
+    try:
+        return await future
+    except asyncio.CancelledError as error:
+        if expired and task.cancelling() <= requests:
+            raise TimeoutError from error
+        raise
+    finally:
+        scheduler.remove_timeout(timer)
+
+
+async def _leave_running(seconds: float | None, awaitable: Awaitable[T]) -> T:
+    future = asyncio.ensure_future(awaitable)
+    scheduler = current_scheduler()
+    waiter = scheduler.create_future()
+
+    def wake(done: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = None if seconds is None else scheduler.call_later(seconds, wake)
+    future.add_done_callback(wake)
+    _left_running.add(future)
+    try:
+        await waiter
+    finally:
+        future.remove_done_callback(wake)
+        if timer is not None:
+            scheduler.remove_timeout(timer)
+        if future.done():
+            _left_running.discard(future)
+        else:
+            future.add_done_callback(_report)
+    if not future.done():
+        raise TimeoutError
+    return future.result()
+
+
+def _report(future: "asyncio.Future[Any]") -> None:
+    """Take leave of what was left running; nobody waits for its exception any more."""
+    _left_running.discard(future)
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        future.get_loop().call_exception_handler(
+            {
+                "message": "Exception in what with_timeout(cancel=False) left running",
+                "exception": error,
+                "future": future,
+            }
+        )

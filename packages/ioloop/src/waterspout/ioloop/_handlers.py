@@ -1,0 +1,185 @@
+"""File descriptor handlers on an asyncio loop's `add_reader` and `add_writer`.
+
+An asyncio loop tells of reading and of writing, never of errors: where a descriptor is hung up,
+it calls whichever of the two it was asked for. So a handler whose mask has `ERROR` has the kernel
+asked, when it is called, whether the descriptor was hung up; other handlers pay nothing. A mask
+of `ERROR` alone is watched as a reader. While such a descriptor has bytes that nobody asked
+for, it would be reported in every iteration, so it is asked by a timer instead.
+"""
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from waterspout.ioloop.scheduling import ERROR, READ, WRITE, EventCallback, FileDescriptor
+
+HANGUP_POLL_SECONDS = 0.05
+"""How often a descriptor with unwanted bytes is asked whether it was hung up."""
+
+_MASK = READ | WRITE | ERROR
+
+
+class _Handler:
+    __slots__ = ("callback", "events", "fd", "poll", "reading", "source", "writing")
+
+    def __init__(self, fd: int, source: FileDescriptor, callback: EventCallback) -> None:
+        self.fd = fd
+        self.source = source
+        self.callback = callback
+        self.events = 0
+        self.reading = False
+        self.writing = False
+        self.poll: asyncio.TimerHandle | None = None
+
+
+class Handlers:
+    """The descriptors that one asyncio loop watches for us.
+
+    Args:
+        loop: The loop.
+        run: Calls a handler with its arguments and reports what it raises.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, run: Callable[[EventCallback, Any, int], None]
+    ) -> None:
+        self._loop = loop
+        self._run = run
+        self._handlers: dict[int, _Handler] = {}
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def sources(self) -> list[FileDescriptor]:
+        """What was registered, as it was given."""
+        return [handler.source for handler in self._handlers.values()]
+
+    def add(self, source: FileDescriptor, callback: EventCallback, events: int) -> None:
+        """See `Reactor.add_handler`."""
+        self._check_open()
+        if not callable(callback):
+            raise TypeError(f"handler must be callable, not {callback!r}")
+        check_events(events)
+        fd = fileno(source)
+        if fd in self._handlers:
+            raise ValueError(f"fd {fd} has a handler already")
+        os.fstat(fd) if sys.platform != "win32" else None  # EBADF here, not in some later poll
+        handler = _Handler(fd, source, callback)
+        self._watch(handler, events)
+        self._handlers[fd] = handler
+
+    def update(self, source: FileDescriptor, events: int) -> None:
+        """See `Reactor.update_handler`."""
+        self._check_open()
+        handler = self._find(source)
+        check_events(events)
+        self._watch(handler, events)
+
+    def remove(self, source: FileDescriptor) -> None:
+        """See `Reactor.remove_handler`."""
+        handler = self._find(source)
+        del self._handlers[handler.fd]
+        if not self._loop.is_closed():
+            self._watch(handler, 0)
+
+    def clear(self) -> None:
+        """Remove all."""
+        for handler in list(self._handlers.values()):
+            self.remove(handler.fd)
+
+    def _check_open(self) -> None:
+        if self._loop.is_closed():
+            raise RuntimeError("the event loop is closed")
+
+    def _find(self, source: FileDescriptor) -> _Handler:
+        fd = source if isinstance(source, int) else source.fileno()
+        if fd < 0:  # closed before it was removed: its number is gone, the object is not
+            for handler in self._handlers.values():
+                if handler.source is source:
+                    return handler
+        try:
+            return self._handlers[fd]
+        except KeyError:
+            raise KeyError(f"fd {source!r} has no handler") from None
+
+    def _watch(self, handler: _Handler, events: int) -> None:
+        """Bring the loop's reader and writer of a descriptor in line with a mask."""
+        if handler.poll is not None:
+            handler.poll.cancel()
+            handler.poll = None
+        loop = self._loop
+        reading = bool(events & READ) or events == ERROR
+        writing = bool(events & WRITE)
+        added_reader = reading and not handler.reading
+        if added_reader:
+            loop.add_reader(handler.fd, self._on_readable, handler)
+        try:
+            if writing and not handler.writing:
+                loop.add_writer(handler.fd, self._on_ready, handler, WRITE)
+        except BaseException:
+            if added_reader:
+                loop.remove_reader(handler.fd)
+            raise
+        if handler.reading and not reading:
+            loop.remove_reader(handler.fd)
+        if handler.writing and not writing:
+            loop.remove_writer(handler.fd)
+        handler.reading, handler.writing, handler.events = reading, writing, events
+
+    def _on_readable(self, handler: _Handler) -> None:
+        if handler.events & READ:
+            self._on_ready(handler, READ)
+        elif hung_up(handler.fd):
+            self._run(handler.callback, handler.source, ERROR)
+        else:
+            self._loop.remove_reader(handler.fd)
+            handler.reading = False
+            handler.poll = self._loop.call_later(HANGUP_POLL_SECONDS, self._poll, handler)
+
+    def _on_ready(self, handler: _Handler, event: int) -> None:
+        if handler.events & ERROR and hung_up(handler.fd):
+            event |= ERROR
+        self._run(handler.callback, handler.source, event)
+
+    def _poll(self, handler: _Handler) -> None:
+        """Ask again about a descriptor that has bytes nobody wants."""
+        self._watch(handler, handler.events)
+
+
+def check_events(events: int) -> None:
+    """Raise unless `events` is a union of READ, WRITE and ERROR, and not empty."""
+    if not isinstance(events, int):
+        raise TypeError(f"events must be a mask of READ, WRITE and ERROR, not {events!r}")
+    if not events or events & ~_MASK:
+        raise ValueError(f"events must be a mask of READ, WRITE and ERROR, not {events:#x}")
+
+
+def fileno(source: FileDescriptor) -> int:
+    """Give the descriptor of what a caller calls one."""
+    if isinstance(source, int):
+        fd = source
+    elif hasattr(source, "fileno"):
+        fd = source.fileno()
+    else:
+        raise TypeError(f"fd must be a descriptor or have fileno(), not {source!r}")
+    if fd < 0:
+        raise ValueError(f"fd must be an open descriptor, not {source!r}")
+    return fd
+
+
+if hasattr(select, "poll"):
+
+    def hung_up(fd: int) -> bool:
+        """Whether a descriptor failed or was hung up."""
+        poll = select.poll()
+        poll.register(fd, 0)
+        return bool(poll.poll(0))
+
+else:  # pragma: no cover (Windows)
+
+    def hung_up(fd: int) -> bool:
+        """Whether a descriptor failed or was hung up."""
+        return bool(select.select([], [], [fd], 0)[2])

@@ -1,0 +1,528 @@
+"""`IOLoop`: Tornado's event loop interface over any asyncio event loop.
+
+Rules:
+
+1.  An `IOLoop` and its asyncio loop live together, one each: `IOLoop.current` inside a running
+    loop gives the same object always, whoever made the loop.
+2.  The current loop of a thread is the one that asyncio knows for it. There is no second record.
+3.  Every callback, timer and handler runs through `_run`, so that an `Exception` reaches one
+    hook, `handle_callback_exception`, and never the loop.
+4.  Tasks that the loop started for somebody are held until they are done.
+5.  Nothing at import makes a loop or a thread, or touches the event loop policy.
+"""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeVar, overload
+
+from waterspout.ioloop._configure import LoopFactory, loop_factory, new_loop, thread_loop
+from waterspout.ioloop._handlers import Handlers
+from waterspout.ioloop._shutdown import cancel_all_tasks, close_source
+from waterspout.ioloop._timers import Timer, Timers
+from waterspout.ioloop.scheduling import (
+    ERROR,
+    READ,
+    WRITE,
+    EventCallback,
+    FileDescriptor,
+    Reactor,
+    TimeoutHandle,
+    register_scheduler,
+)
+from waterspout.ioloop.scheduling._registry import defaults
+from waterspout.ioloop.scheduling._seconds import (
+    Timeout,
+    checked_deadline,
+    deadline_after,
+    timeout_seconds,
+)
+
+T = TypeVar("T")
+
+_get_running_loop = asyncio._get_running_loop
+_ATTRIBUTE = "_waterspout_ioloop"
+_CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
+
+
+class _Install:
+    """`IOLoop.install`: of the class, installs the current loop; of a loop, that loop."""
+
+    def __get__(self, loop: "IOLoop | None", owner: "type[IOLoop]") -> Callable[[], None]:
+        def install() -> None:
+            """Make a loop the one that `IOLoop.instance` returns in every thread.
+
+            Called on the class it is the thread's current loop, made if there is none; called
+            on a loop it is that one.
+            """
+            IOLoop._global = owner.current() if loop is None else loop
+
+        return install
+
+
+class IOLoop(Reactor):
+    """An event loop: callbacks, timers, descriptors and executors on an asyncio loop.
+
+    Inside a running asyncio loop, use `IOLoop.current()`. To make one and run it:
+
+        loop = IOLoop()
+        loop.run_sync(main)
+        loop.close()
+
+    Args:
+        asyncio_loop: The asyncio loop to wrap; `None` makes one, as `configure` says.
+        make_current: Whether a loop that is made becomes the current one of this thread. It
+            does not where another loop is running.
+
+    Attributes:
+        asyncio_loop: The asyncio loop beneath.
+        READ: Event mask: the descriptor can be read from.
+        WRITE: Event mask: the descriptor takes bytes.
+        ERROR: Event mask: the descriptor failed or was hung up.
+
+    Raises:
+        TypeError: If `asyncio_loop` is no event loop.
+        RuntimeError: If it has an IOLoop already, or is closed.
+    """
+
+    READ = READ
+    WRITE = WRITE
+    ERROR = ERROR
+
+    _factory: ClassVar[LoopFactory] = staticmethod(loop_factory(None, {}))
+    _global: "ClassVar[IOLoop | None]" = None
+    _global_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self,
+        asyncio_loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        make_current: bool = True,
+    ) -> None:
+        loop = new_loop(IOLoop._factory) if asyncio_loop is None else asyncio_loop
+        if not isinstance(loop, asyncio.AbstractEventLoop):
+            raise TypeError(f"asyncio_loop must be an asyncio event loop, not {loop!r}")
+        if loop.is_closed():
+            raise RuntimeError(f"asyncio_loop is closed: {loop!r}")
+        if hasattr(loop, _ATTRIBUTE):
+            raise RuntimeError(f"{loop!r} has an IOLoop already: IOLoop.current() gives it")
+        self.asyncio_loop = loop
+        self._call_soon = loop.call_soon
+        self._time = loop.time
+        self._timers = Timers()
+        self._armed: asyncio.TimerHandle | None = None
+        self._armed_when = 0.0
+        self._handlers = Handlers(loop, self._run_handler)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._executor: concurrent.futures.Executor | None = None
+        self._ours = False  # whether start() or run_sync() runs the loop
+        setattr(loop, _ATTRIBUTE, self)
+        if not hasattr(loop, "_waterspout_scheduler"):
+            register_scheduler(loop, self)
+        if asyncio_loop is None and make_current and _get_running_loop() is None:
+            self.make_current()
+
+    def __repr__(self) -> str:
+        loop = self.asyncio_loop
+        state = "closed" if loop.is_closed() else "running" if loop.is_running() else "stopped"
+        return f"<{type(self).__name__} {state} {loop!r}>"
+
+    # Which loop
+
+    @classmethod
+    def configure(cls, impl: "str | LoopFactory | None", **kwargs: Any) -> None:
+        """Choose what new loops are made of; loops that exist stay as they are.
+
+        Args:
+            impl: `"asyncio"` (the default, also `None`), `"uvloop"` (the extra
+                `waterspout-ioloop[uvloop]`), the dotted name of an asyncio loop class or of a
+                function that makes a loop, or that class or function.
+            **kwargs: What to call it with.
+
+        Raises:
+            TypeError: If `impl` is none of these.
+            ImportError: If it cannot be imported.
+        """
+        IOLoop._factory = staticmethod(loop_factory(impl, kwargs))
+
+    @classmethod
+    def instance(cls) -> "IOLoop":
+        """Give the loop that all threads share: the installed one.
+
+        Without `install`, the first call installs the current loop of its thread, made if there
+        is none.
+
+        Returns:
+            The same loop in every thread, until it is closed.
+        """
+        with IOLoop._global_lock:
+            if IOLoop._global is None or IOLoop._global.asyncio_loop.is_closed():
+                IOLoop._global = cls.current()
+            return IOLoop._global
+
+    install = _Install()
+
+    @overload
+    @classmethod
+    def current(cls) -> "IOLoop": ...
+    @overload
+    @classmethod
+    def current(cls, instance: Literal[True]) -> "IOLoop": ...
+    @overload
+    @classmethod
+    def current(cls, instance: bool) -> "IOLoop | None": ...
+    @classmethod
+    def current(cls, instance: bool = True) -> "IOLoop | None":
+        """Give the IOLoop of the running loop, or of this thread.
+
+        Args:
+            instance: Whether to make one, and make it current, where there is none.
+
+        Returns:
+            The IOLoop of the running asyncio loop, always the same one for a loop; where none
+            runs, that of the loop set for this thread; else a new one, or `None` with
+            `instance=False`.
+        """
+        loop = _get_running_loop() or thread_loop()
+        if loop is not None:
+            found: IOLoop | None = getattr(loop, _ATTRIBUTE, None)
+            return cls(loop) if found is None else found
+        return cls() if instance else None
+
+    def make_current(self) -> None:
+        """Make this the current loop of the calling thread, for asyncio as well."""
+        asyncio.set_event_loop(self.asyncio_loop)
+
+    @staticmethod
+    def clear_current() -> None:
+        """Leave the calling thread without a current loop."""
+        asyncio.set_event_loop(None)
+
+    # Running
+
+    def start(self) -> None:
+        """Run the loop until `stop` is called.
+
+        Raises:
+            RuntimeError: If a loop runs in this thread, or this one runs or is closed.
+            KeyboardInterrupt: And `SystemExit`, if a callback lets one out or Ctrl-C comes. The
+                loop is stopped then, and can be started again or closed.
+        """
+        self._check_can_run("start")
+        self._ours = True
+        try:
+            self.asyncio_loop.run_forever()
+        finally:
+            self._ours = False
+
+    def stop(self) -> None:
+        """End the loop that `start` runs, after this iteration.
+
+        Before `start`, the next `start` ends after one iteration. From another thread, use
+        `loop.add_callback(loop.stop)`.
+
+        Raises:
+            RuntimeError: If somebody else runs the loop, such as `asyncio.run`.
+        """
+        if self.asyncio_loop.is_running() and not self._ours:
+            raise RuntimeError("stop() ends only a loop that start() runs; this one is another's")
+        self.asyncio_loop.stop()
+
+    @overload
+    def run_sync(self, func: Callable[[], Awaitable[T]], timeout: Timeout = None) -> T: ...
+    @overload
+    def run_sync(self, func: Callable[[], T], timeout: Timeout = None) -> T: ...
+    def run_sync(self, func: Callable[[], Any], timeout: Timeout = None) -> Any:
+        """Run a coroutine function to its end, in a loop that runs for it alone.
+
+        Args:
+            func: A coroutine function without arguments, or a function whose result is awaited
+                if it is awaitable.
+            timeout: Seconds, or a `timedelta`, that it may take. When they are over it is
+                cancelled, and its end is waited for.
+
+        Returns:
+            What `func` returned.
+
+        Raises:
+            TypeError: If `func` cannot be called or `timeout` is no timeout.
+            ValueError: If `timeout` is NaN.
+            TimeoutError: If it took too long.
+            RuntimeError: If a loop runs in this thread, or this one runs, is closed, or is
+                stopped before `func` is done.
+            Exception: What `func` raised.
+        """
+        self._check_can_run("run_sync")
+        if not callable(func):
+            raise TypeError(f"func must be callable, not {func!r}")
+        seconds = timeout_seconds(timeout)
+        self._ours = True
+        try:
+            return self.asyncio_loop.run_until_complete(_call(func, seconds))
+        finally:
+            self._ours = False
+
+    def close(self, all_fds: bool = False) -> None:
+        """Close the loop for good, and the asyncio loop beneath it.
+
+        Tasks that are left are cancelled and waited for, as `asyncio.run` does; timers and
+        handlers are dropped. Closing twice does nothing.
+
+        Args:
+            all_fds: Whether to close the descriptors and objects that have handlers, too.
+
+        Raises:
+            RuntimeError: If the loop is running.
+        """
+        loop = self.asyncio_loop
+        if loop.is_running():
+            raise RuntimeError("a running loop cannot be closed: stop it first")
+        if loop.is_closed():
+            return
+        current = thread_loop() is loop
+        try:
+            if _get_running_loop() is None:
+                cancel_all_tasks(loop)
+        finally:
+            sources = self._handlers.sources()
+            self._handlers.clear()
+            self._timers.clear()
+            loop.close()
+            if current:
+                self.clear_current()
+        if all_fds:
+            for source in sources:
+                close_source(source)
+
+    # Descriptors
+
+    def add_handler(self, fd: FileDescriptor, handler: EventCallback, events: int) -> None:
+        self._handlers.add(fd, handler, events)
+
+    def update_handler(self, fd: FileDescriptor, events: int) -> None:
+        self._handlers.update(fd, events)
+
+    def remove_handler(self, fd: FileDescriptor) -> None:
+        self._handlers.remove(fd)
+
+    # Timers
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> TimeoutHandle:
+        return self._add_timer(checked_deadline(when, self._time(), "when"), callback, args, kwargs)
+
+    def call_later(
+        self,
+        delay: float | timedelta,
+        callback: Callable[..., object],
+        *args: Any,
+        **kwargs: Any,
+    ) -> TimeoutHandle:
+        return self._add_timer(deadline_after(delay, self._time(), "delay"), callback, args, kwargs)
+
+    def add_timeout(
+        self,
+        deadline: float | timedelta,
+        callback: Callable[..., object],
+        *args: Any,
+        **kwargs: Any,
+    ) -> TimeoutHandle:
+        now = self._time()
+        if isinstance(deadline, timedelta):
+            when = deadline_after(deadline, now, "deadline")
+        else:
+            when = checked_deadline(deadline, now, "deadline")
+        return self._add_timer(when, callback, args, kwargs)
+
+    def remove_timeout(self, timeout: TimeoutHandle) -> None:
+        if not isinstance(timeout, Timer):
+            raise TypeError(f"timeout must be what call_at or call_later gave, not {timeout!r}")
+        timeout.owner.remove(timeout)
+
+    def time(self) -> float:
+        return self._time()
+
+    # Callbacks and futures
+
+    def add_callback(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        if _get_running_loop() is self.asyncio_loop:
+            self._call_soon(self._run, callback, args, kwargs)
+        else:
+            self.asyncio_loop.call_soon_threadsafe(self._run, callback, args, kwargs)
+
+    def add_callback_from_signal(
+        self, callback: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> None:
+        """Run a callback in a later iteration; safe inside a `signal.signal` handler.
+
+        Args:
+            callback: A function or coroutine function. It starts in the context in which the
+                handler ran.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Raises:
+            TypeError: If `callback` cannot be called.
+            RuntimeError: If the loop is closed.
+        """
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        # A handler may have interrupted this very loop, so the loop must be woken in any case.
+        self.asyncio_loop.call_soon_threadsafe(self._run, callback, args, kwargs)
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return self.asyncio_loop.create_future()
+
+    def handle_callback_exception(self, callback: Callable[..., object]) -> None:
+        """Report the exception being handled, which a callback let out.
+
+        Every exception of a callback, timer, handler or task that this loop started comes here.
+        It goes to the asyncio loop's exception handler, which by default logs it. Override it,
+        or set that handler, to do otherwise.
+
+        Args:
+            callback: What raised it.
+        """
+        report_exception(self.asyncio_loop, callback)
+
+    def run_in_executor(
+        self,
+        executor: concurrent.futures.Executor | None,
+        func: Callable[..., T],
+        *args: Any,
+    ) -> "asyncio.Future[T]":
+        executor = executor or self._executor
+        if executor is not None and not isinstance(executor, concurrent.futures.Executor):
+            raise TypeError(f"executor must be an Executor or None, not {executor!r}")
+        if not callable(func):
+            raise TypeError(f"func must be callable, not {func!r}")
+        if executor is None or shares_our_memory(executor):
+            context = contextvars.copy_context()
+            return self.asyncio_loop.run_in_executor(executor, partial(context.run, func, *args))
+        return self.asyncio_loop.run_in_executor(executor, func, *args)
+
+    def set_default_executor(self, executor: concurrent.futures.Executor) -> None:
+        """Set where `run_in_executor(None, ...)` runs functions.
+
+        Args:
+            executor: Any executor. It stays its owner's: closing the loop does not shut it down.
+
+        Raises:
+            TypeError: If it is no executor.
+        """
+        if not isinstance(executor, concurrent.futures.Executor):
+            raise TypeError(f"executor must be an Executor, not {executor!r}")
+        self._executor = executor
+
+    # Inside
+
+    def _check_can_run(self, name: str) -> None:
+        if _get_running_loop() is not None:
+            raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
+        if self.asyncio_loop.is_running():
+            raise RuntimeError(f"{name}(): the loop is running in another thread")
+        if self.asyncio_loop.is_closed():
+            raise RuntimeError(f"{name}(): the loop is closed")
+
+    def _run(
+        self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        try:
+            result = callback(*args, **kwargs)
+            if result is not None and inspect.isawaitable(result):
+                self._hold(callback, result)
+        except Exception:
+            self.handle_callback_exception(callback)
+
+    def _run_handler(self, handler: EventCallback, source: Any, events: int) -> None:
+        try:
+            handler(source, events)
+        except Exception:
+            self.handle_callback_exception(handler)
+
+    def _hold(self, callback: Callable[..., object], awaitable: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(awaitable, loop=self.asyncio_loop)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._release, callback))
+
+    def _release(self, callback: Callable[..., object], task: "asyncio.Future[Any]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):  # others have left the loop already
+            try:
+                raise error
+            except Exception:
+                self.handle_callback_exception(callback)
+
+    def _add_timer(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Timer:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        if self.asyncio_loop.is_closed():
+            raise RuntimeError("the event loop is closed")
+        if self._armed is None or when < self._armed_when:
+            self._arm(when)
+        return self._timers.add(when, callback, args, kwargs)
+
+    def _arm(self, when: float) -> None:
+        if self._armed is not None:
+            self._armed.cancel()
+        self._armed = self.asyncio_loop.call_at(
+            when, self._run_timers, context=contextvars.Context()
+        )
+        self._armed_when = when
+
+    def _run_timers(self) -> None:
+        """Run what is due; what is added meanwhile waits for the loop to have had its turn."""
+        self._armed = None
+        timers = self._timers
+        end = self._time() + _CLOCK_RESOLUTION  # as near as asyncio itself calls due
+        last = timers.created
+        try:
+            while timer := timers.pop_due(end, last):
+                context, callback, args, kwargs = timer.take()
+                context.run(self._run, callback, args, kwargs)
+        finally:
+            when = timers.next_deadline()
+            if when is not None and (self._armed is None or when < self._armed_when):
+                self._arm(when)
+
+
+async def _call(func: Callable[[], Any], seconds: float | None) -> Any:
+    async with asyncio.timeout(seconds):
+        result = func()
+        return await result if inspect.isawaitable(result) else result
+
+
+def report_exception(loop: asyncio.AbstractEventLoop, callback: Callable[..., object]) -> None:
+    """Give the exception being handled to an asyncio loop's exception handler."""
+    loop.call_exception_handler(
+        {"message": f"Exception in callback {callback!r}", "exception": sys.exception()}
+    )
+
+
+def shares_our_memory(executor: concurrent.futures.Executor) -> bool:
+    """Whether an executor is known to run functions in this process and interpreter."""
+    if not isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+        return False
+    elsewhere = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+    return elsewhere is None or not isinstance(executor, elsewhere)
+
+
+defaults.for_loop = IOLoop
+defaults.for_thread = partial(IOLoop.current, instance=False)

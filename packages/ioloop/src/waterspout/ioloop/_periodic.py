@@ -1,0 +1,124 @@
+"""`PeriodicCallback`: a function called at regular times."""
+
+import inspect
+import math
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from waterspout.ioloop.scheduling import Scheduler, TimeoutHandle, current_scheduler
+
+
+class PeriodicCallback:
+    """Call a function every so often, on a grid that starts when it is started.
+
+    The n-th tick is due n periods after `start`: lateness never adds up. Ticks that have passed
+    by the time the loop comes to them are skipped, and so is one that finds the coroutine of an
+    earlier tick unfinished: the callback never overlaps itself. What it raises is reported by
+    the loop, and the next tick still comes. All methods belong to the loop's thread.
+
+    Args:
+        callback: A function or coroutine function without arguments.
+        callback_time: The period: milliseconds, or a `timedelta`.
+        io_loop: The loop to run on; `None` takes the current one at `start`.
+        jitter: How far a tick may lie off its place on the grid, as a share of the period: with
+            0.1, up to 5 % of it to either side, at random. Keeps many processes from acting at
+            the same moment.
+
+    Raises:
+        TypeError: If `callback` cannot be called, or another argument is of the wrong kind.
+        ValueError: If `callback_time` is not positive and finite, or `jitter` not from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[[], object],
+        callback_time: float | timedelta,
+        io_loop: Scheduler | None = None,
+        *,
+        jitter: float = 0.0,
+    ) -> None:
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        if isinstance(callback_time, timedelta):
+            period = callback_time.total_seconds()
+        elif isinstance(callback_time, int | float):
+            period = callback_time / 1000
+        else:
+            raise TypeError(
+                f"callback_time must be milliseconds or a timedelta, not {callback_time!r}"
+            )
+        if not 0 < period < math.inf:
+            raise ValueError(f"callback_time must be positive and finite, not {callback_time!r}")
+        if not isinstance(jitter, int | float):
+            raise TypeError(f"jitter must be a number, not {jitter!r}")
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter must be from 0 to 1, not {jitter!r}")
+        if io_loop is not None and not isinstance(io_loop, Scheduler):
+            raise TypeError(f"io_loop must be a Scheduler or None, not {io_loop!r}")
+        self._callback = callback
+        self._period = period
+        self._jitter = jitter
+        self._io_loop = io_loop
+        self._scheduler: Scheduler | None = None
+        self._timer: TimeoutHandle = None
+        self._origin = 0.0
+        self._tick = 0
+        self._busy = False
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running() else "stopped"
+        return f"<{type(self).__name__} {state} every {self._period} s {self._callback!r}>"
+
+    def start(self) -> None:
+        """Start ticking; the first tick comes one period from now. Does nothing if it ticks.
+
+        Raises:
+            RuntimeError: If no `io_loop` was given and there is no current one.
+        """
+        if self._scheduler is not None:
+            return
+        scheduler = current_scheduler() if self._io_loop is None else self._io_loop
+        self._origin = scheduler.time()
+        self._tick = 0
+        self._arm(scheduler)
+        self._scheduler = scheduler
+
+    def stop(self) -> None:
+        """Stop ticking. A coroutine of the callback that has started runs to its end."""
+        if self._scheduler is not None:
+            self._scheduler.remove_timeout(self._timer)
+            self._scheduler = self._timer = None
+
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._scheduler is not None
+
+    def _arm(self, scheduler: Scheduler) -> None:
+        """Set the timer for the next place on the grid that has not passed."""
+        passed = math.floor((scheduler.time() - self._origin) / self._period)
+        # At least one further: with jitter, or a clock that went back, a tick may come early.
+        self._tick = max(self._tick, passed) + 1
+        offset = self._jitter * (random.random() - 0.5)
+        when = self._origin + (self._tick + offset) * self._period
+        self._timer = scheduler.call_at(when, self._on_tick, scheduler)
+
+    def _on_tick(self, scheduler: Scheduler) -> None:
+        timer = self._timer
+        try:
+            if not self._busy:
+                result = self._callback()
+                if inspect.isawaitable(result):
+                    self._busy = True
+                    scheduler.spawn_callback(self._finish, result)
+        finally:
+            # Unless the callback stopped it, or stopped and started it again.
+            if self._timer is timer:
+                self._arm(scheduler)
+
+    async def _finish(self, result: Awaitable[Any]) -> None:
+        try:
+            await result
+        finally:
+            self._busy = False

@@ -1,0 +1,46 @@
+"""What is left to do when a loop is closed."""
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from waterspout.ioloop.scheduling import FileDescriptor
+
+
+def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks of a stopped loop, run it until they are done, and end its generators.
+
+    What they raise, other than their cancellation, goes to the loop's exception handler.
+    """
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(_finish(loop, tasks))
+
+
+async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            loop.call_exception_handler(
+                {
+                    "message": "Exception in a task that was cancelled when the loop was closed",
+                    "exception": error,
+                    "task": task,
+                }
+            )
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def close_source(source: FileDescriptor) -> None:
+    """Close a descriptor, or the object it was registered as."""
+    with contextlib.suppress(OSError):
+        if isinstance(source, int):
+            os.close(source)
+        else:
+            close = getattr(source, "close", None)
+            close() if close is not None else os.close(source.fileno())

@@ -1,0 +1,330 @@
+"""`BaseIOStream`: reads and writes over anything that is a descriptor.
+
+A subclass says how bytes are moved, by four methods: `fileno`, `close_fd`, `read_from_fd` and
+`write_to_fd`. When they are called is `_core`'s business.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from waterspout.ioloop.scheduling import Reactor
+from waterspout.iostream._buffer import BytesLike
+from waterspout.iostream._checks import bytes_view, check_callback, count, exception_of
+from waterspout.iostream._core import StreamCore
+from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError
+from waterspout.iostream._reads import (
+    Emit,
+    ReadBytes,
+    ReadInto,
+    ReadUntil,
+    ReadUntilClose,
+    StreamBytes,
+    StreamUntilClose,
+)
+
+
+class BaseIOStream(StreamCore):
+    """A stream of bytes over a descriptor; see its subclasses.
+
+    Args:
+        io_loop: The reactor to run on; `None` takes the current one at the first operation.
+        max_buffer_size: Bytes that one pending read may gather; by default 100 MiB.
+        read_chunk_size: Bytes that are received in one go; by default 64 KiB.
+        max_write_buffer_size: Bytes of writes that may wait for the kernel; by default 100 MiB.
+        half_open: Whether the stream stays open for writing after the other end has closed
+            its side.
+
+    Attributes:
+        error: What closed the stream, if that was an error.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If a size is not positive.
+    """
+
+    def __init__(
+        self,
+        io_loop: Reactor | None = None,
+        max_buffer_size: int | None = None,
+        read_chunk_size: int | None = None,
+        max_write_buffer_size: int | None = None,
+        *,
+        half_open: bool = False,
+    ) -> None:
+        super().__init__(
+            io_loop, max_buffer_size, read_chunk_size, max_write_buffer_size, half_open
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "ended" if self._ended else "open"
+        return (
+            f"<{type(self).__name__} {state} buffered={len(self._read_buffer)} "
+            f"unsent={len(self._write_buffer)}>"
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Reading
+
+    def read_bytes(
+        self,
+        num_bytes: int,
+        callback: Callable[[bytes], object] | None = None,
+        streaming_callback: Callable[[bytes], object] | None = None,
+        partial: bool = False,
+    ) -> "asyncio.Future[bytes]":
+        """Read a number of bytes.
+
+        Cancelled or timed out, at any moment, it leaves every byte for the next read; except
+        those that `streaming_callback` was given.
+
+        Args:
+            num_bytes: How many.
+            callback: Called on the loop with the result.
+            streaming_callback: Called on the loop with each chunk as it arrives; the result is
+                then empty.
+            partial: Whether to be content with fewer, at least one.
+
+        Returns:
+            A future of the bytes.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If `num_bytes` is negative.
+            RuntimeError: If another read is pending, or no loop is running.
+            StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`.
+            StreamClosedError: If the stream ends before; also through the future.
+        """
+        count("num_bytes", num_bytes)
+        emit = self._emitter(streaming_callback)
+        if emit is not None:
+            return self._start_read(StreamBytes(num_bytes, partial, emit), callback)
+        return self._start_read(ReadBytes(num_bytes, partial), callback)
+
+    def read_until(
+        self,
+        delimiter: bytes | tuple[bytes, ...],
+        callback: Callable[[bytes], object] | None = None,
+        max_bytes: int | None = None,
+    ) -> "asyncio.Future[bytes]":
+        """Read up to and with a delimiter.
+
+        Cancelled or timed out, at any moment, it leaves every byte for the next read.
+
+        Args:
+            delimiter: The delimiter, or several: the match that ends first wins.
+            callback: Called on the loop with the result.
+            max_bytes: How many bytes the result may have, its delimiter counted.
+
+        Returns:
+            A future of the bytes.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If a delimiter is empty or there is none, or `max_bytes` is negative.
+            RuntimeError: If another read is pending, or no loop is running.
+            UnsatisfiableReadError: If no delimiter comes within `max_bytes`, however the bytes
+                arrive; also through the future. Every byte can still be read.
+            StreamBufferFullError: If none comes within `max_buffer_size`; also through the
+                future. Every byte can still be read.
+            StreamClosedError: If the stream ends before; also through the future.
+        """
+        delimiters = delimiter if isinstance(delimiter, tuple) else (delimiter,)
+        for one in delimiters:
+            if not isinstance(one, bytes | bytearray):
+                raise TypeError(f"delimiter must be bytes or a tuple of them, not {delimiter!r}")
+        if not delimiters or not all(delimiters):
+            raise ValueError(f"delimiter must not be empty, not {delimiter!r}")
+        if max_bytes is not None:
+            count("max_bytes", max_bytes)
+        return self._start_read(ReadUntil(delimiters, max_bytes), callback)
+
+    def read_into(
+        self,
+        buf: bytearray | memoryview,
+        callback: Callable[[int], object] | None = None,
+        partial: bool = False,
+    ) -> "asyncio.Future[int]":
+        """Read into the caller's memory, until it is full.
+
+        Cancelled or timed out, at any moment, it leaves every byte for the next read; what the
+        memory then holds does not matter.
+
+        Args:
+            buf: Writable, contiguous memory; not to be touched until the read is done.
+            callback: Called on the loop with the result.
+            partial: Whether to be content with fewer bytes than fit, at least one.
+
+        Returns:
+            A future of how many bytes were put at its start.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            RuntimeError: If another read is pending, or no loop is running.
+            StreamBufferFullError: If `buf` is larger than `max_buffer_size`.
+            StreamClosedError: If the stream ends before; also through the future.
+        """
+        target = bytes_view("buf", buf)
+        if target.readonly:
+            raise TypeError("buf must be writable")
+        return self._start_read(ReadInto(target, partial), callback)
+
+    def read_until_close(
+        self,
+        callback: Callable[[bytes], object] | None = None,
+        streaming_callback: Callable[[bytes], object] | None = None,
+    ) -> "asyncio.Future[bytes]":
+        """Read everything until the other end closes.
+
+        Cancelled or timed out, at any moment, it leaves every byte for the next read; except
+        those that `streaming_callback` was given.
+
+        Args:
+            callback: Called on the loop with the result.
+            streaming_callback: Called on the loop with each chunk as it arrives; the result is
+                then empty.
+
+        Returns:
+            A future of the bytes.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            RuntimeError: If another read is pending, or no loop is running.
+            StreamBufferFullError: If there are more than `max_buffer_size`; also through the
+                future. Every byte can still be read.
+            StreamClosedError: If the stream ends by an error; also through the future.
+        """
+        emit = self._emitter(streaming_callback)
+        if emit is not None:
+            return self._start_read(StreamUntilClose(emit), callback)
+        return self._start_read(ReadUntilClose(), callback)
+
+    # Writing
+
+    def write(
+        self, data: BytesLike, callback: Callable[[], object] | None = None
+    ) -> "asyncio.Future[None]":
+        """Send bytes, after those of earlier writes.
+
+        Cancelling the future changes nothing: the bytes are sent whole.
+
+        Args:
+            data: Contiguous bytes. They may be sent from where they are, so they must not change
+                until the future is done.
+            callback: Called on the loop, without arguments, once the future is done.
+
+        Returns:
+            A future that is done when all of it is handed to the kernel, or has
+            `StreamClosedError`.
+
+        Raises:
+            TypeError: If `data` is not bytes-like, or `callback` cannot be called.
+            StreamBufferFullError: If other writes wait, and together they are more than
+                `max_write_buffer_size`. Nothing of this one is sent.
+            StreamClosedError: If the stream is closed.
+            RuntimeError: If no loop is running.
+        """
+        view = bytes_view("data", data)
+        check_callback("callback", callback)
+        if self._closed:
+            raise StreamClosedError(self._reason)
+        unsent = len(self._write_buffer)
+        if unsent and unsent + len(view) > self._max_write_buffer_size:
+            raise StreamBufferFullError(
+                f"{len(view)} bytes do not fit behind {unsent} unsent ones: "
+                f"max_write_buffer_size={self._max_write_buffer_size}"
+            )
+        reactor = self._use_reactor()
+        self._open()
+        if not unsent and not self._opening:
+            view = view[self._send(view) :]
+            if self._closed:
+                raise StreamClosedError(self._reason)
+        future: asyncio.Future[None] = reactor.create_future()
+        self._write_buffer.append(view)
+        if len(self._write_buffer):
+            end = self._written + len(self._write_buffer)
+            self._write_waiters.append((end, future))
+            self._update_events()
+        else:
+            future.set_result(None)
+        if callback is not None:
+            future.add_done_callback(partial(self._deliver, lambda _: callback()))
+        return future
+
+    def set_nodelay(self, value: bool) -> None:
+        """Send small writes at once (True) or gather them (False), where the stream has a say.
+
+        Args:
+            value: Whether to send at once.
+        """
+
+    # State and end
+
+    def closed(self) -> bool:
+        """Whether the descriptor is closed. What was read before may still be in the buffer."""
+        return self._closed
+
+    def writing(self) -> bool:
+        """Whether bytes wait to be handed to the kernel."""
+        return len(self._write_buffer) > 0
+
+    def set_close_callback(self, callback: Callable[[], object] | None) -> None:
+        """Say what to call once the stream is closed, by whichever side.
+
+        It is called on the loop, once, after a pending read is done; at once for a stream that
+        is closed. It does not wait for unread bytes.
+
+        Args:
+            callback: A function without arguments; `None` for none.
+
+        Raises:
+            TypeError: If it cannot be called.
+            RuntimeError: If no loop is running.
+        """
+        check_callback("callback", callback)
+        self._use_reactor()
+        self._close_callback = callback
+        if callback is not None:
+            self._listening = True
+            self._update_events()
+            self._maybe_run_close_callback()
+
+    def close(
+        self,
+        exc_info: "bool | BaseException | tuple[Any, BaseException | None, Any]" = False,
+    ) -> None:
+        """Close the stream, and drop what was not read or sent. Closing twice does nothing.
+
+        A pending read and pending writes get `StreamClosedError`.
+
+        Args:
+            exc_info: What becomes `error`: an exception, a tuple as of `sys.exc_info`, or True
+                for the exception being handled.
+        """
+        if not self._closed:
+            error = exception_of(exc_info)
+            self.error = error
+            self._reason = error or ConnectionAbortedError("the stream was closed on this side")
+            self._ended = True
+            self._try_read()
+            self._close_now()
+        self._read_buffer.clear()
+
+    def _emitter(self, streaming_callback: Callable[[bytes], object] | None) -> Emit | None:
+        check_callback("streaming_callback", streaming_callback)
+        if streaming_callback is None:
+            return None
+        return partial(self._use_reactor().add_callback, streaming_callback)

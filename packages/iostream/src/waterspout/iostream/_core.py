@@ -1,0 +1,374 @@
+"""The machinery of a stream: when bytes are moved, and who gets them.
+
+Rules:
+
+1.  One read is pending at a time, and any number of writes.
+2.  Bytes that arrived stay in the read buffer until a read returns them. A read that raises has
+    taken none.
+3.  With no read pending, reading ahead stops at `READ_AHEAD` bytes; the kernel's window then
+    holds the other end back.
+4.  A write is sent whole, in order, also if its future is cancelled.
+5.  Once the other end has closed, what was read ahead can still be read, pending writes still go
+    out, and then the descriptor is closed.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
+from waterspout.iostream._buffer import ReadBuffer, WriteBuffer
+from waterspout.iostream._checks import check_callback, positive_size
+from waterspout.iostream._errors import (
+    StreamBufferFullError,
+    StreamClosedError,
+    UnsatisfiableReadError,
+)
+from waterspout.iostream._future import ReadFuture
+from waterspout.iostream._reads import NOT_YET, NotYet, Read
+
+R = TypeVar("R")
+
+READ_AHEAD = 256 * 1024
+"""Bytes that a stream reads before anybody asks for them."""
+DEFAULT_BUFFER_SIZE = 100 * 1024 * 1024
+"""The default of `max_buffer_size` and `max_write_buffer_size`, in bytes."""
+FLUSH_AT_MOST = 1024 * 1024
+"""Bytes sent before the loop gets its turn, about."""
+DEFAULT_CHUNK_SIZE = 64 * 1024
+"""The default of `read_chunk_size`, in bytes. Larger ones cost more in page faults."""
+
+
+class _Scratch(threading.local):
+    """One piece of memory a thread, for all its streams to receive into."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+
+    def get(self, size: int) -> memoryview:
+        if len(self._memory) < size:
+            self._memory = memoryview(bytearray(size))
+        return self._memory[:size]
+
+
+_scratch = _Scratch()
+
+
+class StreamCore:
+    """What `BaseIOStream` gives an interface to."""
+
+    def __init__(
+        self,
+        io_loop: Reactor | None,
+        max_buffer_size: int | None,
+        read_chunk_size: int | None,
+        max_write_buffer_size: int | None,
+        half_open: bool,
+    ) -> None:
+        if io_loop is not None and not isinstance(io_loop, Reactor):
+            raise TypeError(f"io_loop must be a Reactor or None, not {io_loop!r}")
+        self._reactor = io_loop
+        self._max_buffer_size = positive_size(
+            "max_buffer_size", max_buffer_size, DEFAULT_BUFFER_SIZE
+        )
+        self._read_chunk_size = positive_size(
+            "read_chunk_size", read_chunk_size, DEFAULT_CHUNK_SIZE
+        )
+        self._max_write_buffer_size = positive_size(
+            "max_write_buffer_size", max_write_buffer_size, DEFAULT_BUFFER_SIZE
+        )
+        self._read_ahead = min(READ_AHEAD, self._max_buffer_size)
+        self._half_open = half_open
+        self.error: BaseException | None = None
+
+        self._read_buffer = ReadBuffer()
+        self._read: Read[Any] | None = None
+        self._read_future: ReadFuture[Any] | None = None
+        self._gap: Read[Any] | None = None  # done, but its task has not resumed; see _future
+        self._write_buffer = WriteBuffer()
+        self._write_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._written = 0  # bytes handed to the kernel, ever
+
+        self._events = 0  # for which a handler is registered
+        self._watched = -1  # the descriptor it is registered for
+        self._listening = False  # whether to be told of bytes that nobody asked for
+        self._opening = False  # while true, nothing is read or written
+        self._opening_events = 0
+        self._ended = False  # nothing more will come
+        self._reason: BaseException | None = None  # why, for reads that come later
+        self._closed = False
+        self._close_callback: Callable[[], object] | None = None
+
+    # How bytes are moved: for subclasses
+
+    def fileno(self) -> int:
+        """The descriptor, for the reactor to watch."""
+        raise NotImplementedError(f"{type(self).__name__} must define fileno()")
+
+    def close_fd(self) -> None:
+        """Close the descriptor. Called once; must not raise."""
+        raise NotImplementedError(f"{type(self).__name__} must define close_fd()")
+
+    def read_from_fd(self, buf: memoryview) -> int | None:
+        """Receive without blocking.
+
+        Args:
+            buf: Where to put what arrived.
+
+        Returns:
+            How many bytes arrived; zero at the other end's end, `None` if nothing is there yet.
+
+        Raises:
+            OSError: If the connection is broken.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read_from_fd()")
+
+    def write_to_fd(self, data: memoryview) -> int:
+        """Send without blocking.
+
+        Args:
+            data: What to send; not to be kept.
+
+        Returns:
+            How many bytes were taken; zero if none can be now.
+
+        Raises:
+            OSError: If the connection is broken.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define write_to_fd()")
+
+    # Reading
+
+    def reading(self) -> bool:
+        """Whether a read is pending."""
+        return self._read_future is not None and not self._read_future.done()
+
+    def _start_read(
+        self, read: Read[R], callback: Callable[[R], object] | None
+    ) -> "asyncio.Future[R]":
+        check_callback("callback", callback)
+        if self.reading():
+            raise RuntimeError("another read of this stream is pending")
+        if not read.can_fit(0, self._max_buffer_size):
+            raise StreamBufferFullError(
+                f"the read can never fit: max_buffer_size={self._max_buffer_size}"
+            )
+        reactor = self._use_reactor()
+        self._open()
+        future: asyncio.Future[R] = reactor.create_future()
+        result: R | NotYet = NOT_YET
+        if self._gap is None:
+            result = self._attempt(read)
+        if result is not NOT_YET:
+            future.set_result(result)
+        else:
+            future = waiting = ReadFuture(future.get_loop(), partial(self._settled, read))
+            self._read, self._read_future = read, waiting
+            self._listening = True
+        self._update_events()
+        if callback is not None:
+            future.add_done_callback(partial(self._deliver, callback))
+        return future
+
+    def _attempt(self, read: Read[R]) -> "R | NotYet":
+        """Take a read's result out of the buffer, or raise what it comes to."""
+        buffer = self._read_buffer
+        result = read.attempt(buffer)
+        if result is not NOT_YET:
+            return result
+        if self._ended:
+            result = NOT_YET if self._reason is not None else read.at_end(buffer)
+            if result is NOT_YET:
+                raise StreamClosedError(self._reason, partial=bytes(buffer.data))
+        elif not read.can_fit(len(buffer), self._max_buffer_size):
+            raise StreamBufferFullError(
+                f"{len(buffer)} bytes without a result: max_buffer_size={self._max_buffer_size}"
+            )
+        return result
+
+    def _try_read(self) -> None:
+        """Give the pending read its result, if there is one."""
+        read, future = self._read, self._read_future
+        if read is None or future is None or self._gap is not None:
+            return
+        try:
+            result = NOT_YET if future.done() else self._attempt(read)
+        except (StreamClosedError, StreamBufferFullError, UnsatisfiableReadError) as error:
+            future.set_exception(error)
+            future.exception()  # the next read meets it too, so it need not be logged
+        else:
+            if result is not NOT_YET:
+                future.set_result(result)
+        if future.done():
+            self._read = self._read_future = None
+            if future.awaited and not future.cancelled() and future.exception() is None:
+                self._gap = read
+            self._maybe_run_close_callback()
+
+    def _settled(self, read: Read[R], result: R, returned: bool) -> None:
+        """The task of a read has resumed, or never will."""
+        self._gap = None
+        if returned and not (self._closed and self._reason is not None):
+            self._read_buffer.give_back(read.undo(result))
+        self._try_read()
+        self._update_events()
+
+    def _fill(self) -> None:
+        """Receive what is there, up to one chunk."""
+        chunk = _scratch.get(self._read_chunk_size)
+        try:
+            size = self.read_from_fd(chunk)
+        except OSError as error:
+            self._end(error)
+            return
+        if size is None:
+            return
+        if size:
+            self._read_buffer.append(chunk[:size])
+            self._try_read()
+        else:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Nothing more will come."""
+        self._ended = True
+        self._reason = self.error = error
+        self._try_read()
+        if error is not None or not (self._half_open or self._write_buffer):
+            self._close_now()
+
+    # Writing
+
+    def _send(self, view: memoryview) -> int:
+        """Hand bytes to the kernel; closes the stream if that fails."""
+        try:
+            sent = self.write_to_fd(view)
+        except OSError as error:
+            self._drain()
+            self._end(error)
+            return 0
+        self._written += sent
+        return sent
+
+    def _flush(self) -> None:
+        """Hand what waits to the kernel, as far as it takes it, and some at most."""
+        buffer = self._write_buffer
+        budget = FLUSH_AT_MOST
+        while buffer and budget > 0:
+            with buffer.first() as view:
+                sent, size = self._send(view), len(view)
+            if self._closed:
+                return
+            buffer.advance(sent)
+            budget -= sent
+            if sent < size:
+                break
+        waiters = self._write_waiters
+        while waiters and waiters[0][0] <= self._written:
+            _, future = waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+        if self._ended and not buffer and not self._half_open:
+            self._close_now()
+
+    def _drain(self) -> None:
+        """Take in what had arrived before sending failed."""
+        chunk = _scratch.get(self._read_chunk_size)
+        with contextlib.suppress(OSError):
+            while not self._ended and len(self._read_buffer) < self._read_ahead:
+                size = self.read_from_fd(chunk)
+                if not size:
+                    break
+                self._read_buffer.append(chunk[:size])
+
+    # Events
+
+    def _use_reactor(self) -> Reactor:
+        if self._reactor is None:
+            scheduler = current_scheduler()
+            if not isinstance(scheduler, Reactor):
+                raise RuntimeError(f"the running loop's {scheduler!r} is no Reactor")
+            self._reactor = scheduler
+        return self._reactor
+
+    def _open(self) -> None:
+        """Begin what must be done before bytes can move, if the stream is such a one."""
+
+    def _advance_opening(self) -> None:
+        """Go on with that; called when one of `_opening_events` has come."""
+
+    def _wanted_events(self) -> int:
+        if self._opening:
+            return self._opening_events
+        events = WRITE if self._write_buffer else 0
+        if (
+            self._listening
+            and not self._ended
+            and (self.reading() or len(self._read_buffer) < self._read_ahead)
+        ):
+            events |= READ
+        return events
+
+    def _update_events(self) -> None:
+        """Watch for what is wanted now."""
+        events = 0 if self._closed else self._wanted_events()
+        if events == self._events:
+            return
+        reactor = self._use_reactor()
+        if self._events == 0:
+            self._watched = self.fileno()
+            reactor.add_handler(self._watched, self._on_events, events)
+        elif events == 0:
+            reactor.remove_handler(self._watched)
+        else:
+            reactor.update_handler(self._watched, events)
+        self._events = events
+
+    def _on_events(self, fd: int, events: int) -> None:
+        if self._opening:
+            self._advance_opening()
+        else:
+            if events & WRITE:
+                self._flush()
+            if events & READ and not self._ended:
+                self._fill()
+        self._update_events()
+
+    def _close_now(self) -> None:
+        """Close the descriptor and tell everybody."""
+        if self._closed:
+            return
+        self._closed = True
+        self._update_events()
+        self.close_fd()
+        self._write_buffer.clear()
+        waiters, self._write_waiters = self._write_waiters, deque()
+        for _, future in waiters:
+            if not future.done():
+                future.set_exception(StreamClosedError(self._reason))
+                future.exception()  # the next operation meets it too, so it need not be logged
+        self._maybe_run_close_callback()
+
+    def _maybe_run_close_callback(self) -> None:
+        callback = self._close_callback
+        if callback is not None and self._closed and not self.reading():
+            self._close_callback = None
+            self._use_reactor().add_callback(callback)
+
+    def _deliver(self, callback: Callable[[Any], object], future: "asyncio.Future[Any]") -> None:
+        """Give a done future's result to a callback, or its error to the loop."""
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._use_reactor().add_callback(callback, future.result())
+        else:
+            self._use_reactor().add_callback(_raise, error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

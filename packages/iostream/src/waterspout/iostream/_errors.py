@@ -1,0 +1,35 @@
+"""What can go wrong with a stream."""
+
+
+class StreamClosedError(OSError):
+    """The stream is closed, or its other end is, and the operation cannot be done any more.
+
+    Args:
+        real_error: What closed it; `None` for a clean end.
+        partial: What had arrived for the read that failed. It is a copy: the bytes can still be
+            read, with `partial=True`.
+
+    Attributes:
+        real_error: What closed the stream; `None` where the other end closed it in good order.
+        partial: What had arrived for the read that failed.
+    """
+
+    def __init__(self, real_error: BaseException | None = None, *, partial: bytes = b"") -> None:
+        reason = "closed by the other end" if real_error is None else f"{real_error!r}"
+        super().__init__(f"stream is closed: {reason}")
+        self.real_error = real_error
+        self.partial = partial
+
+
+class UnsatisfiableReadError(Exception):
+    """What a read looks for does not come within its `max_bytes`.
+
+    The stream stays open, with every byte still to be read.
+    """
+
+
+class StreamBufferFullError(Exception):
+    """A read or write is larger than the stream's buffer may become.
+
+    The stream stays open; a read leaves every byte to be read, and of a write nothing is sent.
+    """

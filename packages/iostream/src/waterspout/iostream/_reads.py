@@ -1,0 +1,202 @@
+"""What a read waits for. No I/O.
+
+A read is asked again whenever bytes have arrived. It takes its result out of the buffer, or says
+`NOT_YET` and leaves the buffer alone, or raises and leaves it alone. Bytes only ever join at the
+end while a read waits, so a read may remember how far it has searched.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+from waterspout.iostream._buffer import ReadBuffer
+from waterspout.iostream._errors import UnsatisfiableReadError
+
+R = TypeVar("R")
+
+Emit: TypeAlias = Callable[[bytes], object]
+
+
+class _Mark(Enum):
+    NOT_YET = "not yet"
+
+
+NOT_YET: Final = _Mark.NOT_YET
+NotYet: TypeAlias = Literal[_Mark.NOT_YET]
+
+
+class Read(ABC, Generic[R]):
+    """One read and its progress."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def attempt(self, buffer: ReadBuffer) -> R | NotYet:
+        """Take the result out of the buffer, if it is there."""
+
+    def at_end(self, buffer: ReadBuffer) -> R | NotYet:
+        """Take the result out of the buffer, knowing that nothing more will come."""
+        return NOT_YET
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        """Whether its result can still come of a buffer of `size` bytes that takes `limit`."""
+        return size < limit
+
+    @abstractmethod
+    def undo(self, result: R) -> bytes:
+        """The bytes that `attempt` took, given what it returned."""
+
+
+class ReadBytes(Read[bytes]):
+    """So many bytes, or with `partial` at least one."""
+
+    __slots__ = ("partial", "size")
+
+    def __init__(self, size: int, partial: bool) -> None:
+        self.size = size
+        self.partial = partial
+
+    def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        available = len(buffer)
+        if available >= self.size:
+            return buffer.take(self.size)
+        if self.partial and available:
+            return buffer.take(available)
+        return NOT_YET
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        return self.partial or self.size <= limit
+
+    def undo(self, result: bytes) -> bytes:
+        return result
+
+
+class ReadInto(Read[int]):
+    """As many bytes as a caller's memory holds, or with `partial` at least one."""
+
+    __slots__ = ("partial", "target")
+
+    def __init__(self, target: memoryview, partial: bool) -> None:
+        self.target = target
+        self.partial = partial
+
+    def attempt(self, buffer: ReadBuffer) -> int | NotYet:
+        available, size = len(buffer), len(self.target)
+        if available < size and not (self.partial and available):
+            return NOT_YET
+        size = min(available, size)
+        buffer.take_into(self.target, size)
+        return size
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        return self.partial or len(self.target) <= limit
+
+    def undo(self, result: int) -> bytes:
+        return bytes(self.target[:result])
+
+
+class ReadUntil(Read[bytes]):
+    """Everything up to and with one of several delimiters.
+
+    The match that ends first wins, and of two that end together the longer. Each attempt looks
+    only at what is new, so the whole search is linear in the bytes.
+    """
+
+    __slots__ = ("delimiters", "longest", "max_bytes", "searched")
+
+    def __init__(self, delimiters: tuple[bytes, ...], max_bytes: int | None) -> None:
+        self.delimiters = delimiters
+        self.longest = max(map(len, delimiters))
+        self.max_bytes = max_bytes
+        self.searched = 0  # no match ends at or before this
+
+    def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        end = self._find(buffer.data)
+        if end is not None:
+            return buffer.take(end)
+        self.searched = len(buffer)
+        if self.max_bytes is not None and self.searched >= self.max_bytes:
+            raise UnsatisfiableReadError(
+                f"none of {self.delimiters!r} within max_bytes={self.max_bytes}"
+            )
+        return NOT_YET
+
+    def _find(self, data: bytearray) -> int | None:
+        """Where the first match ends, if one ends within `max_bytes`."""
+        best: int | None = None
+        limit = len(data) if self.max_bytes is None else min(len(data), self.max_bytes)
+        for delimiter in self.delimiters:
+            size = len(delimiter)
+            start = data.find(delimiter, max(0, self.searched + 1 - size), limit)
+            if start >= 0:
+                best = limit = start + size
+        return best
+
+    def undo(self, result: bytes) -> bytes:
+        return result
+
+
+class ReadUntilClose(Read[bytes]):
+    """Everything until the other end closes."""
+
+    __slots__ = ()
+
+    def attempt(self, buffer: ReadBuffer) -> NotYet:
+        return NOT_YET
+
+    def at_end(self, buffer: ReadBuffer) -> bytes:
+        return buffer.take(len(buffer))
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        return size <= limit  # it may end right here
+
+    def undo(self, result: bytes) -> bytes:
+        return result
+
+
+class StreamBytes(Read[bytes]):
+    """So many bytes, or with `partial` the first that come, given to a callback as they arrive."""
+
+    __slots__ = ("emit", "partial", "remaining")
+
+    def __init__(self, size: int, partial: bool, emit: Emit) -> None:
+        self.remaining = size
+        self.partial = partial
+        self.emit = emit
+
+    def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        size = min(self.remaining, len(buffer))
+        if size:
+            self.remaining -= size
+            self.emit(buffer.take(size))
+        return b"" if self.remaining == 0 or (self.partial and size) else NOT_YET
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        return True
+
+    def undo(self, result: bytes) -> bytes:
+        return b""  # the callback has had them
+
+
+class StreamUntilClose(Read[bytes]):
+    """Everything until the other end closes, given to a callback as it arrives."""
+
+    __slots__ = ("emit",)
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+
+    def attempt(self, buffer: ReadBuffer) -> NotYet:
+        if len(buffer):
+            self.emit(buffer.take(len(buffer)))
+        return NOT_YET
+
+    def at_end(self, buffer: ReadBuffer) -> bytes:
+        return b""
+
+    def can_fit(self, size: int, limit: int) -> bool:
+        return True
+
+    def undo(self, result: bytes) -> bytes:
+        return b""  # the callback has had them

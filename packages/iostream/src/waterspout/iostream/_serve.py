@@ -1,0 +1,270 @@
+"""`serve_tcp`: a TCP port whose every connection is given to a coroutine function."""
+
+import asyncio
+import errno
+import socket as _socket
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from waterspout.ioloop.scheduling import (
+    READ,
+    Reactor,
+    Timeout,
+    TimeoutHandle,
+    current_scheduler,
+    timeout_seconds,
+)
+from waterspout.iostream._connect import check_port
+from waterspout.iostream._errors import StreamClosedError
+from waterspout.iostream._socket import IOStream
+from waterspout.iostream._tls import SSLIOStream, SSLOptions, ssl_context
+
+Handler: TypeAlias = Callable[[IOStream], Awaitable[object]]
+
+ACCEPT_PAUSE = 0.5
+"""Seconds without accepting, after the system had no descriptor or memory for a connection."""
+ACCEPT_AT_ONCE = 64
+"""Connections accepted before the loop gets its turn."""
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+async def serve_tcp(
+    handler: Handler,
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    ssl: SSLOptions = None,
+    backlog: int = 128,
+    reuse_port: bool = False,
+    **kwargs: Any,
+) -> "TCPServer":
+    """Listen on a TCP port.
+
+        async with await serve_tcp(handler, "127.0.0.1", 8080) as server:
+            await something
+
+    Each connection runs `handler(stream)` in a task of its own; with TLS, after the handshake.
+    When it returns, what it wrote is sent and the stream is closed; when it raises, the stream is
+    closed and the exception reported by the loop, unless it only says that the stream is closed.
+    Small writes are sent at once (`TCP_NODELAY`).
+
+    Args:
+        handler: A coroutine function that takes a stream.
+        host: A name or address, or several; `None` for all interfaces. A name is resolved off
+            the loop.
+        port: The port; 0 takes a free one, the same for all addresses if it can.
+        ssl: For TLS, a context or a dict, as `SSLIOStream` takes them.
+        backlog: How many connections the system may hold ready.
+        reuse_port: Whether other sockets may listen on the same port, to share its load.
+        **kwargs: What the streams take, such as `max_buffer_size`.
+
+    Returns:
+        The server, listening.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `port` is no port, or `ssl` has no certificate.
+        OSError: If a name cannot be resolved or an address cannot be listened on. Nothing is
+            left behind.
+        RuntimeError: If the running loop has no `Reactor`.
+    """
+    if not callable(handler):
+        raise TypeError(f"handler must be callable, not {handler!r}")
+    check_port(port)
+    context = None if ssl is None else ssl_context(ssl, True)
+    reactor = current_scheduler()
+    if not isinstance(reactor, Reactor):
+        raise RuntimeError(f"the running loop's {reactor!r} is no Reactor")
+    hosts: Sequence[str | None] = [host] if host is None or isinstance(host, str) else host
+    addresses: list[tuple[int, Any]] = []
+    for one in hosts:
+        found = await reactor.run_in_executor(None, _passive_addresses, one, port)
+        addresses += [address for address in found if address not in addresses]
+
+    def new_stream(socket: _socket.socket) -> IOStream:
+        if context is None:
+            return IOStream(socket, reactor, **kwargs)
+        return SSLIOStream(socket, reactor, ssl_options=context, server_side=True, **kwargs)
+
+    return TCPServer(reactor, handler, new_stream, _listen(addresses, backlog, reuse_port))
+
+
+def _passive_addresses(host: str | None, port: int) -> list[tuple[int, Any]]:
+    found = _socket.getaddrinfo(
+        host, port, _socket.AF_UNSPEC, _socket.SOCK_STREAM, flags=_socket.AI_PASSIVE
+    )
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _listen(
+    addresses: list[tuple[int, Any]], backlog: int, reuse_port: bool
+) -> list[_socket.socket]:
+    """Listen on all addresses, or on none and raise."""
+    sockets: list[_socket.socket] = []
+    port = 0
+    try:
+        for family, address in addresses:
+            socket = _socket.socket(family, _socket.SOCK_STREAM)
+            sockets.append(socket)
+            socket.setblocking(False)
+            socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+            if family == _socket.AF_INET6:
+                # IPv4 has a socket of its own, so that all addresses look the same everywhere.
+                socket.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+            socket.bind((address[0], address[1] or port, *address[2:]))
+            port = port or socket.getsockname()[1]
+            socket.listen(backlog)
+    except BaseException:
+        for socket in sockets:
+            socket.close()
+        raise
+    return sockets
+
+
+class TCPServer:
+    """A port being listened on; what `serve_tcp` returns.
+
+    As an async context manager it closes at the end, letting handlers finish.
+
+    Attributes:
+        sockets: The listening sockets.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        handler: Handler,
+        new_stream: Callable[[_socket.socket], IOStream],
+        sockets: list[_socket.socket],
+    ) -> None:
+        self.sockets = tuple(sockets)
+        self._reactor = reactor
+        self._handler = handler
+        self._new_stream = new_stream
+        self._connections: set[asyncio.Task[None]] = set()
+        self._pauses: dict[_socket.socket, TimeoutHandle] = {}
+        self._closed = False
+        for socket in sockets:
+            reactor.add_handler(socket, self._accept, READ)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"port={self.port}"
+        return f"<{type(self).__name__} {state} connections={len(self._connections)}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def port(self) -> int:
+        """The port of the first address."""
+        port: int = self.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    async def close(self, timeout: Timeout = None) -> None:
+        """Stop listening, and let the handlers finish.
+
+        Cancelled, it has stopped listening, and cancels the handlers.
+
+        Args:
+            timeout: Seconds, or a `timedelta`, that the handlers get before they are cancelled;
+                `None` waits for ever.
+
+        Raises:
+            TypeError: If `timeout` is no number, `timedelta` or `None`.
+            ValueError: If `timeout` is NaN.
+        """
+        seconds = timeout_seconds(timeout)
+        self._stop_listening()
+        timer: TimeoutHandle = None
+        if seconds is not None:
+            timer = self._reactor.call_later(seconds, self._cancel_connections)
+        try:
+            while self._connections:
+                await asyncio.wait(self._connections)
+        except asyncio.CancelledError:
+            self._cancel_connections()
+            raise
+        finally:
+            if seconds is not None:
+                self._reactor.remove_timeout(timer)
+
+    def _stop_listening(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for socket in self.sockets:
+            pause = self._pauses.pop(socket, None)
+            if pause is not None:
+                self._reactor.remove_timeout(pause)
+            else:
+                self._reactor.remove_handler(socket)
+            socket.close()
+
+    def _cancel_connections(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+
+    def _accept(self, listener: _socket.socket, events: int) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                socket, _address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(listener)
+                    raise
+                continue  # that one connection was gone before it was accepted
+            connection = asyncio.ensure_future(self._serve(socket))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
+
+    def _pause(self, listener: _socket.socket) -> None:
+        """Leave connections where they are until the system may have room again."""
+        self._reactor.remove_handler(listener)
+        self._pauses[listener] = self._reactor.call_later(ACCEPT_PAUSE, self._resume, listener)
+
+    def _resume(self, listener: _socket.socket) -> None:
+        del self._pauses[listener]
+        self._reactor.add_handler(listener, self._accept, READ)
+
+    async def _serve(self, socket: _socket.socket) -> None:
+        try:
+            stream = self._new_stream(socket)
+        except OSError:
+            socket.close()  # gone already
+            return
+        async with stream:
+            try:
+                stream.set_nodelay(True)
+                if isinstance(stream, SSLIOStream):
+                    await stream.wait_for_handshake()
+            except OSError:
+                return  # no fault of ours
+            try:
+                await self._handler(stream)
+                await stream.write(b"")  # what the handler did not wait for
+            except Exception as error:
+                if not (isinstance(error, StreamClosedError) and stream.closed()):
+                    self._reactor.add_callback(_raise, error)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,221 @@
+"""`IOStream`: a stream over a socket."""
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket as _socket
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, overload
+
+from waterspout.ioloop.scheduling import WRITE, Reactor
+from waterspout.iostream._base import BaseIOStream
+from waterspout.iostream._errors import StreamClosedError
+
+_IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}
+
+
+class IOStream(BaseIOStream):
+    """A stream over a socket, connected or to be connected.
+
+    The stream owns the socket: it makes it non-blocking, and closes it.
+
+    Args:
+        socket: A stream socket (TCP, Unix). To `connect` it, or connected already.
+        io_loop: As for `BaseIOStream`.
+        **kwargs: As for `BaseIOStream`.
+
+    Attributes:
+        socket: The socket.
+
+    Raises:
+        TypeError: If `socket` is no socket, or another argument is of the wrong kind.
+        ValueError: If the socket is closed or is no stream socket.
+    """
+
+    def __init__(
+        self, socket: _socket.socket, io_loop: Reactor | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(io_loop, **kwargs)
+        if not isinstance(socket, _socket.socket):
+            raise TypeError(f"socket must be a socket, not {socket!r}")
+        if socket.fileno() < 0 or socket.type != _socket.SOCK_STREAM:
+            raise ValueError(f"socket must be an open stream socket, not {socket!r}")
+        socket.setblocking(False)
+        self.socket = socket
+        self._connecting = False
+        self._openers: list[asyncio.Future[Any]] = []  # who waits for the opening to be done
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close_fd(self) -> None:
+        self.socket.close()
+
+    def read_from_fd(self, buf: memoryview) -> int | None:
+        try:
+            return self.socket.recv_into(buf)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def write_to_fd(self, data: memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def set_nodelay(self, value: bool) -> None:
+        if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):
+            self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, bool(value))
+
+    @overload
+    def connect(
+        self, address: Any, callback: None = None, server_hostname: str | None = None
+    ) -> Coroutine[Any, Any, Self]: ...
+    @overload
+    def connect(
+        self,
+        address: Any,
+        callback: Callable[[Self], object],
+        server_hostname: str | None = None,
+    ) -> "asyncio.Task[Self]": ...
+    def connect(
+        self,
+        address: Any,
+        callback: Callable[[Self], object] | None = None,
+        server_hostname: str | None = None,
+    ) -> "Coroutine[Any, Any, Self] | asyncio.Task[Self]":
+        """Connect the socket. A coroutine function; with a callback, it starts at once.
+
+        Writes and a read may be started before it is done. Cancelled, it closes the stream.
+
+        Args:
+            address: What the socket's family calls an address: `(host, port)`, a path. A host
+                name is resolved off the loop.
+            callback: Called on the loop with the stream. A task is returned then.
+            server_hostname: The name that a TLS server must prove; see `SSLIOStream`.
+
+        Returns:
+            The stream itself.
+
+        Raises:
+            OSError: If it cannot be connected, such as `ConnectionRefusedError`, or the TLS
+                handshake fails. The stream is closed then.
+            RuntimeError: If it is connecting already.
+            StreamClosedError: If it is closed, or is closed meanwhile.
+        """
+        connecting = self._connect(address, server_hostname)
+        if callback is None:
+            return connecting
+        task = asyncio.ensure_future(connecting)
+        self._use_reactor().add_future(task, lambda done: self._deliver(callback, done))
+        return task
+
+    async def _connect(self, address: Any, server_hostname: str | None) -> Self:
+        if self._connecting or self._opening:
+            raise RuntimeError("the stream is connecting or connected already")
+        if self._closed:
+            raise StreamClosedError(self._reason)
+        self._connecting = self._opening = True
+        opened = self._when_open()
+        try:
+            await self._start_connecting(address)
+            await opened
+        except BaseException as error:
+            self._fail_opening(error)
+            raise
+        return self
+
+    async def _start_connecting(self, address: Any) -> None:
+        address = await self._resolve(address)
+        if self._closed:
+            raise StreamClosedError(self._reason)
+        code = self.socket.connect_ex(address)
+        if code and code not in _IN_PROGRESS:
+            raise _os_error(code, address)
+        self._opening_events = WRITE
+        self._update_events()
+
+    async def _resolve(self, address: Any) -> Any:
+        """Look up a host name in the way the socket would, but off the loop."""
+        family = self.socket.family
+        if family not in (_socket.AF_INET, _socket.AF_INET6) or _is_literal(address[0]):
+            return address
+        found = await self._use_reactor().run_in_executor(
+            None, _socket.getaddrinfo, address[0], address[1], family, _socket.SOCK_STREAM
+        )
+        return found[0][4]
+
+    def _advance_opening(self) -> None:
+        code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        self._connecting = False
+        if code:
+            self._fail_opening(_os_error(code, None))
+        else:
+            self._connected()
+
+    def _connected(self) -> None:
+        """The socket is connected; a subclass may have more to do."""
+        self._finish_opening()
+
+    def _when_open(self) -> "asyncio.Future[Self]":
+        """A future of the stream, for when bytes can move."""
+        future: asyncio.Future[Self] = self._use_reactor().create_future()
+        if self._opening:
+            self._openers.append(future)
+        elif self._closed:
+            _fail(future, self.error or StreamClosedError(self._reason))
+        else:
+            future.set_result(self)
+        return future
+
+    def _finish_opening(self) -> None:
+        """Let bytes move."""
+        self._opening = False
+        openers, self._openers = self._openers, []
+        for future in openers:
+            if not future.done():
+                future.set_result(self)
+        self._flush()
+        self._update_events()
+
+    def _fail_opening(self, error: BaseException) -> None:
+        self._opening = False
+        openers, self._openers = self._openers, []
+        for future in openers:
+            _fail(future, error)
+        if not self._closed:
+            self._end(error)
+
+    def _close_now(self) -> None:
+        super()._close_now()
+        self._opening = False
+        openers, self._openers = self._openers, []
+        for future in openers:
+            _fail(future, StreamClosedError(self._reason))
+
+
+def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    """Give a future an exception, which nobody needs to look at."""
+    if not future.done():
+        if isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(error)
+            future.exception()
+
+
+def _is_literal(host: str) -> bool:
+    """Whether a host needs no looking up."""
+    if not host:
+        return True
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _os_error(code: int, address: Any) -> OSError:
+    where = "" if address is None else f" to {address!r}"
+    return OSError(code, f"cannot connect{where}: {os.strerror(code)}")

@@ -1,0 +1,267 @@
+"""`SSLIOStream`: TLS over a socket.
+
+The kernel's socket is given to `ssl.SSLSocket`, which encrypts straight into and out of it; no
+bytes are copied through memory buffers. OpenSSL takes one record (up to 16 KiB of plain text) off
+the socket at a time, so as long as it is always offered room for a whole one, nothing that can be
+read is ever hidden inside it, and the readiness of the descriptor tells the truth.
+"""
+
+import asyncio
+import contextlib
+import socket as _socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self, TypeAlias
+
+from waterspout.ioloop.scheduling import (
+    READ,
+    WRITE,
+    Reactor,
+    Timeout,
+    TimeoutHandle,
+    timeout_seconds,
+)
+from waterspout.iostream._checks import check_callback
+from waterspout.iostream._socket import IOStream
+
+SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
+
+RECORD = 16 * 1024
+"""The plain text of one TLS record, at most, in bytes (RFC 8446, section 5.1)."""
+HANDSHAKE_TIMEOUT = 60.0
+"""The default of `handshake_timeout`, in seconds."""
+
+
+class SSLIOStream(IOStream):
+    """A TLS stream over a socket, connected or to be connected.
+
+    The handshake begins with the first operation, or with `wait_for_handshake`; reads and writes
+    wait for it. The end of the other side without its close_notify alert (RFC 8446, section 6.1)
+    is an error, since bytes may have been cut off: `StreamClosedError` with an `ssl.SSLEOFError`.
+
+    Args:
+        socket: A stream socket, or an `ssl.SSLSocket` made with `do_handshake_on_connect=False`.
+        io_loop: As for `BaseIOStream`.
+        ssl_options: A context, or a dict of `certfile`, `keyfile`, `ca_certs`, `cert_reqs`,
+            `check_hostname` and `ciphers`; `None` verifies a server against the system's
+            authorities.
+        server_side: Whether this is the server's side.
+        server_hostname: For a client, the name that the server must prove (SNI).
+        handshake_timeout: Seconds, or a `timedelta`, that the handshake may take.
+        **kwargs: As for `BaseIOStream`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If the socket is unfit, a server has no certificate, or a client's context
+            checks the name of the server and none is given.
+        ssl.SSLError: If a certificate cannot be loaded.
+    """
+
+    socket: ssl.SSLSocket
+
+    def __init__(
+        self,
+        socket: _socket.socket,
+        io_loop: Reactor | None = None,
+        *,
+        ssl_options: SSLOptions = None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        handshake_timeout: Timeout = HANDSHAKE_TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(socket, io_loop, **kwargs)
+        self._read_chunk_size = max(self._read_chunk_size, RECORD)
+        self._handshake_timeout = timeout_seconds(handshake_timeout, "handshake_timeout")
+        self._handshake_timer: TimeoutHandle = None
+        self._handshake_begun = False
+        self._held_end: int | OSError | None = None  # what came behind the bytes just received
+        self._server_side = server_side
+        self._server_hostname = server_hostname
+        self._context: ssl.SSLContext | None = None
+        if isinstance(socket, ssl.SSLSocket):
+            socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+            self._opening = True
+            return
+        self._context = ssl_context(ssl_options, server_side)
+        if is_connected(socket):
+            self._opening = True
+            self._wrap(self._context)
+
+    def wait_for_handshake(
+        self, callback: Callable[[Self], object] | None = None
+    ) -> "asyncio.Future[Self]":
+        """Begin the handshake, if it has not begun.
+
+        Cancelling the future leaves the handshake going on.
+
+        Args:
+            callback: Called on the loop with the stream.
+
+        Returns:
+            A future of the stream, done when the handshake is.
+
+        Raises:
+            RuntimeError: If the socket is not connected and not connecting.
+            ssl.SSLError: Through the future, if the handshake fails: it says why.
+            TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
+            OSError: Through the future, if the connection breaks.
+        """
+        check_callback("callback", callback)
+        if not (self._opening or self._handshake_begun or self._closed):
+            raise RuntimeError("the stream is not connected: connect() shakes hands itself")
+        self._open()
+        future = self._when_open()
+        if callback is not None:
+            future.add_done_callback(partial(self._deliver, callback))
+        return future
+
+    def close_fd(self) -> None:
+        if self._handshake_begun and not self._opening and not self.error:
+            # Says that nothing was cut off. What is not taken at once is not waited for.
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.unwrap()
+        super().close_fd()
+
+    def read_from_fd(self, buf: memoryview) -> int | None:
+        end, self._held_end = self._held_end, None
+        received = 0
+        while end is None and len(buf) - received >= RECORD:
+            try:
+                size = self.socket.recv_into(buf[received:])
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return received or None
+            except OSError as error:
+                end = error
+            else:
+                received += size
+                end = 0 if size == 0 else None
+        if received:
+            self._held_end = end
+            return received
+        if isinstance(end, OSError):
+            raise end
+        return end
+
+    def _fill(self) -> None:
+        super()._fill()
+        # The end may have been met behind the bytes; the descriptor may not tell of it again.
+        if self._held_end is not None and not self._ended:
+            super()._fill()
+
+    def write_to_fd(self, data: memoryview) -> int:
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self.socket.send(data[sent:])
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except OSError:
+            if sent == 0:
+                raise  # else the next time
+        return sent
+
+    # Opening
+
+    async def _connect(self, address: Any, server_hostname: str | None) -> Self:
+        if self._context is not None:
+            self._server_hostname = server_hostname or self._server_hostname
+            if self._context.check_hostname and not self._server_hostname:
+                raise ValueError("server_hostname is needed to verify the server's certificate")
+        return await super()._connect(address, server_hostname)
+
+    def _connected(self) -> None:
+        try:
+            if self._context is not None:
+                self._wrap(self._context)
+            self._open()
+        except OSError as error:
+            self._fail_opening(error)
+
+    def _wrap(self, context: ssl.SSLContext) -> None:
+        self.socket = context.wrap_socket(
+            self.socket,
+            server_side=self._server_side,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            server_hostname=self._server_hostname,
+        )
+
+    def _open(self) -> None:
+        if self._opening and not self._connecting and not self._handshake_begun:
+            self._handshake_begun = True
+            if self._handshake_timeout is not None:
+                self._handshake_timer = self._use_reactor().call_later(
+                    self._handshake_timeout, self._on_handshake_timeout
+                )
+            self._advance_opening()
+
+    def _advance_opening(self) -> None:
+        if not self._handshake_begun:
+            super()._advance_opening()
+            return
+        try:
+            self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._opening_events = READ
+        except ssl.SSLWantWriteError:
+            self._opening_events = WRITE
+        except OSError as error:
+            self._fail_opening(error)
+        else:
+            self._finish_opening()
+        self._update_events()
+
+    def _on_handshake_timeout(self) -> None:
+        self._fail_opening(TimeoutError("the TLS handshake took too long"))
+
+    def _finish_opening(self) -> None:
+        self._forget_timer()
+        super()._finish_opening()
+
+    def _close_now(self) -> None:
+        self._forget_timer()
+        super()._close_now()
+
+    def _forget_timer(self) -> None:
+        timer, self._handshake_timer = self._handshake_timer, None
+        if timer is not None:
+            self._use_reactor().remove_timeout(timer)
+
+
+def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
+    """Make the context that `ssl_options` means; see `SSLIOStream`."""
+    if isinstance(ssl_options, ssl.SSLContext):
+        return ssl_options
+    if ssl_options is not None and not isinstance(ssl_options, dict):
+        raise TypeError(f"ssl_options must be an SSLContext, a dict or None, not {ssl_options!r}")
+    options = dict(ssl_options or {})
+    purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
+    context = ssl.create_default_context(purpose, cafile=options.pop("ca_certs", None))
+    certificate, key = options.pop("certfile", None), options.pop("keyfile", None)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    elif server_side:
+        raise ValueError("ssl_options of a server must have a certificate: certfile")
+    if "check_hostname" in options:
+        context.check_hostname = options.pop("check_hostname")
+    if "cert_reqs" in options:
+        requirement = ssl.VerifyMode(options.pop("cert_reqs"))
+        if requirement is ssl.CERT_NONE:
+            context.check_hostname = False
+        context.verify_mode = requirement
+    if "ciphers" in options:
+        context.set_ciphers(options.pop("ciphers"))
+    if options:
+        raise TypeError(f"ssl_options has unknown keys: {sorted(options)}")
+    return context
+
+
+def is_connected(socket: _socket.socket) -> bool:
+    """Whether a socket has another end."""
+    try:
+        socket.getpeername()
+    except OSError:
+        return False
+    return True

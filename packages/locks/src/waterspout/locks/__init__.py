@@ -1,0 +1,19 @@
+"""Locks for coroutines: fair, cancellable at any moment, and never left behind.
+
+Rules that all of them keep:
+
+1.  First come, first served. A released permit goes to whoever waited longest; nobody who comes
+    later overtakes.
+2.  A wait that raises did nothing. A permit handed to a task that is cancelled before it resumes
+    goes to the next in line.
+3.  What needs no waiting does not yield to the event loop.
+4.  They may be made anywhere, also before there is a loop, and used in one loop after another;
+    tasks of two open loops never wait in the same one (`RuntimeError`). They are not
+    thread-safe: use one from one thread at a time.
+"""
+
+from waterspout.locks._event import Event
+from waterspout.locks._lock import Lock
+from waterspout.locks._semaphore import BoundedSemaphore, Semaphore
+
+__all__ = ["BoundedSemaphore", "Event", "Lock", "Semaphore"]
