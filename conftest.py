@@ -45,6 +45,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         selector = _JumpingSelector()
         selector.loop = self
         super().__init__(selector)
+        self._clock_resolution = 1e-6  # of a float that counts years
 
     def time(self) -> float:
         return self.now
@@ -96,7 +97,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         for name in inspect.signature(test).parameters
         if name in pyfuncitem.funcargs
     }
-    with asyncio.Runner(loop_factory=LOOPS[pyfuncitem.funcargs["loop_name"]]) as runner:
+    with asyncio.Runner(loop_factory=LOOPS[pyfuncitem.callspec.params["loop_name"]]) as runner:
         runner.run(_watched(test, arguments))
     return True
 

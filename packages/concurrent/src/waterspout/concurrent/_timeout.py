@@ -65,7 +65,8 @@ async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool =
         with time_limit(seconds):
             return await future
     if future.done():
-        return await future
+        result: T = await future
+        return result
     return await _of_a_future(seconds, future)
 
 

@@ -160,9 +160,10 @@ class StreamCore:
         reactor = self._use_reactor()
         self._open()
         future: asyncio.Future[R] = reactor.create_future()
-        result: R | NotYet = NOT_YET
         if self._gap is None:
             result = self._attempt(read)
+        else:
+            result = NOT_YET
         if result is not NOT_YET:
             future.set_result(result)
         else:

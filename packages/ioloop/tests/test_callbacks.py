@@ -1,0 +1,242 @@
+"""Callbacks and futures: order, threads, errors, contexts, and who holds a task."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import gc
+import signal
+import threading
+
+import pytest
+
+from waterspout.ioloop import IOLoop
+
+variable = contextvars.ContextVar("variable", default="unset")
+
+
+class Reports:
+    """Collects what reaches the loop's exception handler."""
+
+    def __init__(self):
+        self.errors = []
+        asyncio.get_running_loop().set_exception_handler(self)
+
+    def __call__(self, loop, context):
+        self.errors.append(context["exception"])
+
+
+async def idle(iterations=3):
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+
+
+async def test_callbacks_run_in_order_with_their_arguments():
+    seen = []
+    loop = IOLoop.current()
+    for number in range(5):
+        loop.add_callback(lambda *args, **kwargs: seen.append((args, kwargs)), number, key=number)
+    assert seen == []
+    await idle()
+    assert seen == [((number,), {"key": number}) for number in range(5)]
+
+
+async def test_threads_wake_the_loop_and_keep_their_order():
+    loop = IOLoop.current()
+    seen, done = [], asyncio.Event()
+
+    def work():
+        for number in range(1000):
+            loop.add_callback(seen.append, number)
+        loop.add_callback(done.set)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await asyncio.wait_for(done.wait(), 10)
+    thread.join()
+    assert seen == list(range(1000))
+
+
+async def test_another_loops_thread_is_another_thread():
+    loop, done = IOLoop.current(), asyncio.Event()
+
+    async def elsewhere():
+        loop.add_callback(done.set)
+
+    thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+    thread.start()
+    await asyncio.wait_for(done.wait(), 10)
+    thread.join()
+
+
+async def test_a_signal_handler_can_add_a_callback():
+    loop, done = IOLoop.current(), asyncio.Event()
+    old = signal.signal(signal.SIGUSR1, lambda *_: loop.add_callback_from_signal(done.set))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        await asyncio.wait_for(done.wait(), 10)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    with pytest.raises(TypeError, match="callback must be callable"):
+        loop.add_callback_from_signal(None)
+
+
+async def test_an_error_is_reported_and_stops_nothing():
+    reports, seen = Reports(), []
+
+    def fail():
+        raise LookupError("lost")
+
+    async def fail_later():
+        await asyncio.sleep(0)
+        raise KeyError("later")
+
+    loop = IOLoop.current()
+    loop.add_callback(fail)
+    loop.add_callback(fail_later)
+    loop.add_callback(seen.append, 1)
+    loop.call_later(0, fail)
+    loop.call_later(0, seen.append, 2)
+    await asyncio.sleep(0.01)
+    assert [type(error) for error in reports.errors] == [LookupError, LookupError, KeyError]
+    assert seen == [1, 2]
+
+
+async def test_the_default_report_is_a_log_record(caplog):
+    IOLoop.current().add_callback(lambda: 1 / 0)
+    await idle()
+    assert "Exception in callback" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    caplog.clear()
+
+
+async def test_the_hook_gets_every_error():
+    seen = []
+
+    class MyLoop(IOLoop):
+        def handle_callback_exception(self, callback):
+            import sys
+
+            seen.append((callback, sys.exception()))
+
+    def run():
+        loop = MyLoop()
+
+        def fail():
+            raise LookupError
+
+        async def fail_too():
+            raise KeyError
+
+        loop.add_callback(fail)
+        loop.add_callback(fail_too)
+        loop.call_later(0.001, loop.stop)
+        loop.start()
+        loop.close()
+        return fail, fail_too
+
+    fail, fail_too = await asyncio.to_thread(run)
+    assert [callback for callback, _ in seen] == [fail, fail_too]
+    assert [type(error) for _, error in seen] == [LookupError, KeyError]
+
+
+async def test_a_cancelled_callback_is_no_error():
+    reports = Reports()
+
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    IOLoop.current().add_callback(cancelled)
+    await idle()
+    assert reports.errors == []
+
+
+async def test_tasks_of_callbacks_are_held_until_done():
+    done = []
+
+    async def work():
+        # Nothing but this coroutine holds the future that it waits for.
+        future = asyncio.get_running_loop().create_future()
+        waiting.append(future.get_loop().call_later(0.005, future.set_result, None))
+        waiting.clear()
+        await future
+        done.append(True)
+
+    waiting = []
+    loop = IOLoop.current()
+    loop.spawn_callback(work)
+    loop.add_callback(work)
+    await idle()
+    gc.collect()
+    await asyncio.sleep(0.02)
+    assert done == [True, True]
+
+
+async def test_a_callback_that_returns_a_future_has_its_error_reported():
+    reports = Reports()
+    future = asyncio.get_running_loop().create_future()
+    IOLoop.current().add_callback(lambda: future)
+    await idle()
+    future.set_exception(LookupError())
+    await idle()
+    assert [type(error) for error in reports.errors] == [LookupError]
+
+
+async def test_callbacks_run_in_the_callers_context():
+    loop, seen = IOLoop.current(), []
+    variable.set("caller")
+    loop.add_callback(lambda: seen.append(variable.get()))
+    loop.call_later(0, lambda: seen.append(variable.get()))
+    done = concurrent.futures.Future()
+    loop.add_future(done, lambda _: seen.append(variable.get()))
+    variable.set("changed")
+    thread = threading.Thread(target=done.set_result, args=(None,))
+    thread.start()
+    thread.join()
+    await asyncio.sleep(0.01)
+    assert seen == ["caller", "caller", "caller"]
+
+
+@pytest.mark.parametrize("kind", ["result", "exception", "cancelled"])
+@pytest.mark.parametrize("make", [asyncio.Future, concurrent.futures.Future])
+async def test_add_future_calls_back_however_it_ends(make, kind):
+    future, seen = make(), asyncio.Queue()
+    IOLoop.current().add_future(future, seen.put)
+    if kind == "result":
+        future.set_result(5)
+    elif kind == "exception":
+        future.set_exception(LookupError())
+    else:
+        future.cancel()
+    done = await asyncio.wait_for(seen.get(), 10)
+    assert done is future
+    if kind == "exception":
+        assert isinstance(future.exception(), LookupError)
+
+
+async def test_add_future_takes_a_future_of_another_loop():
+    loop, seen = IOLoop.current(), asyncio.Event()
+
+    async def elsewhere():
+        future = asyncio.get_running_loop().create_future()
+        loop.add_future(future, lambda _: seen.set())
+        future.set_result(None)
+        await asyncio.sleep(0)
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    await asyncio.wait_for(seen.wait(), 10)
+
+
+async def test_bad_arguments_are_refused():
+    loop = IOLoop.current()
+    with pytest.raises(TypeError, match="callback must be callable, not None"):
+        loop.add_callback(None)
+    with pytest.raises(TypeError, match="callback must be callable"):
+        loop.spawn_callback("no")
+    with pytest.raises(TypeError, match="future must be a Future"):
+        loop.add_future(5, print)
+    with pytest.raises(TypeError, match="callback must be callable"):
+        loop.add_future(loop.create_future(), None)
+
+
+async def test_create_future_belongs_to_the_loop():
+    assert IOLoop.current().create_future().get_loop() is asyncio.get_running_loop()

@@ -1,0 +1,99 @@
+"""`run_in_executor` and `set_default_executor`."""
+
+import asyncio
+import contextvars
+import os
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from waterspout.ioloop import IOLoop
+
+variable = contextvars.ContextVar("variable", default="unset")
+
+
+class OtherExecutor(Executor):
+    """One of which nothing is known."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_result(contextvars.Context().run(fn, *args, **kwargs))
+        return future
+
+
+async def test_the_default_runs_it_in_a_thread_with_the_callers_context():
+    variable.set("caller")
+    thread, value = await IOLoop.current().run_in_executor(
+        None, lambda: (threading.get_ident(), variable.get())
+    )
+    assert thread != threading.get_ident()
+    assert value == "caller"
+
+
+async def test_any_executor_will_do():
+    variable.set("caller")
+    loop = IOLoop.current()
+    with ThreadPoolExecutor(1, thread_name_prefix="mine") as pool:
+        name = await loop.run_in_executor(pool, lambda: threading.current_thread().name)
+        assert name.startswith("mine")
+        assert await loop.run_in_executor(pool, variable.get) == "caller"
+    # Elsewhere the context may not be of any use: it is not sent.
+    assert await loop.run_in_executor(OtherExecutor(), variable.get) == "unset"
+
+
+@pytest.mark.slow
+async def test_so_will_processes():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert await IOLoop.current().run_in_executor(pool, os.getpid) != os.getpid()
+        with pytest.raises(ValueError, match="math domain"):
+            await IOLoop.current().run_in_executor(pool, __import__("math").sqrt, -1)
+
+
+async def test_set_default_executor():
+    loop, used = IOLoop.current(), []
+
+    class Noting(OtherExecutor):
+        def submit(self, fn, /, *args, **kwargs):
+            used.append(fn)
+            return super().submit(fn, *args, **kwargs)
+
+    loop.set_default_executor(Noting())
+    assert await loop.run_in_executor(None, max, 1, 2) == 2
+    assert used == [max]
+
+
+async def test_cancelling_keeps_it_from_starting():
+    started = threading.Event()
+    release = threading.Event()
+    ran = []
+    with ThreadPoolExecutor(1) as pool:
+        loop = IOLoop.current()
+
+        def block():
+            started.set()
+            release.wait(10)
+
+        first = loop.run_in_executor(pool, block)
+        second = loop.run_in_executor(pool, ran.append, 1)
+        await asyncio.to_thread(started.wait, 10)
+        second.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        await first
+    assert ran == []
+
+
+async def test_bad_arguments_are_refused():
+    loop = IOLoop.current()
+    with pytest.raises(TypeError, match="executor must be an Executor or None"):
+        loop.run_in_executor(5, print)
+    with pytest.raises(TypeError, match="func must be callable"):
+        loop.run_in_executor(None, None)
+    with pytest.raises(TypeError, match="executor must be an Executor"):
+        loop.set_default_executor(None)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        loop.run_in_executor(pool, print)

@@ -1,0 +1,280 @@
+"""Handlers of file descriptors."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from waterspout.ioloop import ERROR, READ, WRITE, IOLoop
+
+
+@pytest.fixture
+def pair():
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    with left, right:
+        yield left, right
+
+
+@pytest.fixture
+def pipe():
+    read_end, write_end = os.pipe()
+    yield read_end, write_end
+    for fd in (read_end, write_end):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+class Calls:
+    """A handler that notes its calls and can be waited for."""
+
+    def __init__(self):
+        self.seen = []
+        self._new = asyncio.Event()
+
+    def __call__(self, source, events):
+        self.seen.append((source, events))
+        self._new.set()
+
+    async def next(self):
+        self._new.clear()
+        await asyncio.wait_for(self._new.wait(), 10)
+        return self.seen[-1]
+
+
+async def settle():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("as_object", [True, False])
+async def test_a_handler_is_called_with_what_was_registered(pair, as_object):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    source = left if as_object else left.fileno()
+    loop.add_handler(source, calls, READ)
+    await settle()
+    assert calls.seen == []
+    right.send(b"x")
+    assert await calls.next() == (source, READ)
+    assert await calls.next() == (source, READ)  # level-triggered
+    loop.remove_handler(source)
+    calls.seen.clear()
+    await settle()
+    assert calls.seen == []
+
+
+async def test_reading_and_writing_are_told_apart(pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(left, calls, READ | WRITE)
+    assert await calls.next() == (left, WRITE)
+    right.send(b"x")
+    loop.update_handler(left, READ)
+    calls.seen.clear()
+    assert await calls.next() == (left, READ)
+    loop.update_handler(left.fileno(), WRITE)
+    calls.seen.clear()
+    assert await calls.next() == (left, WRITE)
+    loop.remove_handler(left.fileno())
+
+
+async def test_a_pipe_works_too(pipe):
+    read_end, write_end = pipe
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(read_end, calls, READ)
+    os.write(write_end, b"x")
+    assert await calls.next() == (read_end, READ)
+    loop.remove_handler(read_end)
+
+
+async def test_a_hang_up_is_an_error_to_those_who_ask(pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(left, calls, READ | ERROR)
+    right.send(b"x")
+    assert await calls.next() == (left, READ)
+    right.close()
+    while (await calls.next())[1] == READ:
+        pass
+    assert calls.seen[-1] == (left, READ | ERROR)
+    loop.remove_handler(left)
+
+
+async def test_a_hang_up_is_no_error_to_those_who_do_not(pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(left, calls, READ)
+    right.close()
+    assert await calls.next() == (left, READ)
+    loop.remove_handler(left)
+
+
+@pytest.mark.parametrize("unread", [b"", b"unread"])
+async def test_a_mask_of_error_alone_tells_only_of_a_hang_up(pair, unread):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(left, calls, ERROR)
+    right.send(b"unread")
+    await settle()
+    assert calls.seen == []
+    if not unread:
+        left.recv(100)
+    right.close()
+    assert await calls.next() == (left, ERROR)
+    loop.remove_handler(left)
+
+
+async def test_a_writer_is_told_that_its_pipe_is_broken(pipe):
+    read_end, write_end = pipe
+    loop, calls = IOLoop.current(), Calls()
+    os.close(read_end)
+    loop.add_handler(write_end, calls, WRITE | ERROR)
+    assert await calls.next() == (write_end, WRITE | ERROR)
+    loop.remove_handler(write_end)
+
+
+async def test_a_mask_of_error_alone_can_change_while_bytes_wait(pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    loop.add_handler(left, calls, ERROR)
+    right.send(b"x")
+    await settle()
+    loop.update_handler(left, READ)
+    assert await calls.next() == (left, READ)
+    loop.update_handler(left, ERROR)
+    await settle()
+    loop.remove_handler(left)  # leaves no timer behind: the loop would be kept from closing
+
+
+async def test_a_handler_that_raises_is_reported_and_stays(pair):
+    left, right = pair
+    loop, reports, calls = IOLoop.current(), [], Calls()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    def fail(source, events):
+        calls(source, events)
+        raise LookupError("lost")
+
+    loop.add_handler(left, fail, READ)
+    right.send(b"x")
+    await calls.next()
+    await calls.next()
+    loop.remove_handler(left)
+    assert len(reports) >= 2
+    assert all(isinstance(report["exception"], LookupError) for report in reports)
+
+
+async def test_a_handler_can_remove_itself(pair):
+    left, right = pair
+    loop, seen = IOLoop.current(), []
+
+    def once(source, events):
+        seen.append(events)
+        loop.remove_handler(source)
+
+    loop.add_handler(left, once, READ | WRITE)
+    right.send(b"x")
+    await settle()
+    assert len(seen) == 1
+
+
+async def test_unknown_descriptors_are_refused(pair):
+    left, _ = pair
+    loop = IOLoop.current()
+    for call in (lambda: loop.update_handler(left, READ), lambda: loop.remove_handler(left)):
+        with pytest.raises(KeyError, match="has no handler"):
+            call()
+    loop.add_handler(left, print, READ)
+    loop.remove_handler(left)
+    with pytest.raises(KeyError, match="has no handler"):
+        loop.remove_handler(left)
+
+
+async def test_a_second_handler_is_refused(pair):
+    left, _ = pair
+    loop = IOLoop.current()
+    loop.add_handler(left, print, READ)
+    with pytest.raises(ValueError, match="has a handler already"):
+        loop.add_handler(left.fileno(), print, WRITE)
+    loop.remove_handler(left)
+
+
+@pytest.mark.parametrize("events", [0, 0x002, READ | 0x010, -1])
+async def test_bad_masks_are_refused(pair, events):
+    left, _ = pair
+    loop = IOLoop.current()
+    with pytest.raises(ValueError, match="events must be a mask"):
+        loop.add_handler(left, print, events)
+    loop.add_handler(left, print, READ)
+    with pytest.raises(ValueError, match="events must be a mask"):
+        loop.update_handler(left, events)
+    loop.remove_handler(left)
+
+
+async def test_bad_arguments_are_refused(pair):
+    left, right = pair
+    loop = IOLoop.current()
+    with pytest.raises(TypeError, match="handler must be callable"):
+        loop.add_handler(left, None, READ)
+    with pytest.raises(TypeError, match="events must be a mask"):
+        loop.add_handler(left, print, "r")
+    with pytest.raises(TypeError, match="fd must be a descriptor"):
+        loop.add_handler("fd", print, READ)
+    with pytest.raises(ValueError, match="fd must be an open descriptor"):
+        loop.add_handler(-1, print, READ)
+    right.close()
+    with pytest.raises(ValueError, match="fd must be an open descriptor"):
+        loop.add_handler(right, print, READ)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        loop.add_handler(99_999, print, READ)
+
+
+async def test_an_object_that_was_closed_can_still_be_removed(pair):
+    left, right = pair
+    loop = IOLoop.current()
+    loop.add_handler(left, print, READ)
+    left.close()
+    loop.remove_handler(left)
+    with pytest.raises(KeyError):
+        loop.remove_handler(left)
+
+
+class RefusingLoop(asyncio.SelectorEventLoop):
+    """Has readers, but no writers."""
+
+    def add_writer(self, fd, callback, *args):
+        raise PermissionError("no writers here")
+
+
+def test_a_registration_that_fails_halfway_leaves_nothing(pair):
+    left, right = pair
+    loop, seen = IOLoop(RefusingLoop()), []
+
+    async def main():
+        with pytest.raises(PermissionError):
+            loop.add_handler(left, lambda *call: seen.append(call), READ | WRITE)
+        right.send(b"x")
+        await settle()
+        loop.add_handler(left, lambda *call: seen.append(call), READ)
+        loop.remove_handler(left)
+
+    loop.run_sync(main)
+    loop.close()
+    assert seen == []
+
+
+async def test_a_handler_removed_after_the_loop_is_closed_is_no_error(pair):
+    left, _ = pair
+
+    def run():
+        loop = IOLoop(asyncio.new_event_loop())
+        loop.add_handler(left, print, READ)
+        loop.asyncio_loop.close()
+        loop.remove_handler(left)
+
+    await asyncio.to_thread(run)

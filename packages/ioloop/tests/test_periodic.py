@@ -1,0 +1,219 @@
+"""`PeriodicCallback`, on a clock that jumps."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterspout.ioloop import IOLoop, PeriodicCallback
+
+pytestmark = pytest.mark.loops("virtual")
+
+
+class Ticks:
+    """Notes when it was called, in seconds since it was made."""
+
+    def __init__(self):
+        self.clock = IOLoop.current().time
+        self.start = self.clock()
+        self.seen = []
+
+    def __call__(self):
+        self.seen.append(round(self.clock() - self.start, 6))
+
+
+async def test_it_ticks_on_its_grid():
+    ticks = Ticks()
+    periodic = PeriodicCallback(ticks, 100)
+    assert not periodic.is_running()
+    periodic.start()
+    periodic.start()  # twice is harmless
+    assert periodic.is_running()
+    assert "running every 0.1 s" in repr(periodic)
+    await asyncio.sleep(0.55)
+    periodic.stop()
+    periodic.stop()
+    assert not periodic.is_running()
+    await asyncio.sleep(1)
+    assert ticks.seen == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+async def test_a_timedelta_will_do():
+    ticks = Ticks()
+    periodic = PeriodicCallback(ticks, timedelta(hours=1))
+    periodic.start()
+    await asyncio.sleep(7201)
+    periodic.stop()
+    assert ticks.seen == [3600, 7200]
+
+
+async def test_lateness_does_not_add_up_and_missed_ticks_are_skipped():
+    ticks, loop = Ticks(), asyncio.get_running_loop()
+    blocked = iter([0.03, 0.0, 0.35, 0.0])
+
+    def callback():
+        ticks()
+        loop.now += next(blocked, 0.0)
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.95)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.2, 0.3, 0.7, 0.8, 0.9]
+
+
+async def test_a_coroutine_never_overlaps_itself():
+    ticks, running = Ticks(), 0
+
+    async def callback():
+        nonlocal running
+        ticks()
+        running += 1
+        assert running == 1
+        await asyncio.sleep(0.25)
+        running -= 1
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.95)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.4, 0.7]
+    await asyncio.sleep(0.1)  # the last one runs to its end
+    assert running == 0
+
+
+async def test_not_even_when_it_is_stopped_and_started_again():
+    ticks = Ticks()
+
+    async def callback():
+        ticks()
+        await asyncio.sleep(0.25)
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.15)
+    periodic.stop()
+    periodic.start()
+    await asyncio.sleep(0.35)
+    periodic.stop()
+    await asyncio.sleep(1)
+    assert ticks.seen == [0.1, 0.45]
+
+
+async def test_errors_are_reported_and_the_next_tick_comes():
+    ticks, reports = Ticks(), []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: reports.append(type(context["exception"]))
+    )
+
+    def fail():
+        ticks()
+        raise LookupError
+
+    async def fail_later():
+        ticks()
+        await asyncio.sleep(0.01)
+        raise KeyError
+
+    for callback in (fail, fail_later):
+        periodic = PeriodicCallback(callback, 100)
+        periodic.start()
+        await asyncio.sleep(0.25)
+        periodic.stop()
+    assert reports == [LookupError, LookupError, KeyError, KeyError]
+    assert len(ticks.seen) == 4
+
+
+async def test_it_can_stop_itself():
+    ticks = Ticks()
+
+    def callback():
+        ticks()
+        periodic.stop()
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(1)
+    assert ticks.seen == [0.1]
+    assert not periodic.is_running()
+
+
+async def test_it_can_start_itself_anew():
+    ticks = Ticks()
+
+    def callback():
+        ticks()
+        asyncio.get_running_loop().now += 0.05
+        periodic.stop()
+        periodic.start()
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.5)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.25, 0.4]
+
+
+async def test_a_clock_that_goes_back_does_no_harm():
+    ticks, loop = Ticks(), asyncio.get_running_loop()
+
+    def callback():
+        ticks()
+        if len(ticks.seen) == 2:
+            loop.now -= 0.15
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.45)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.2, 0.3, 0.4]
+
+
+@given(jitter=st.floats(0, 1), seconds=st.floats(0.01, 100))
+def test_jitter_stays_near_the_grid_and_never_drifts(run_virtual, jitter, seconds):
+    async def main():
+        ticks = Ticks()
+        periodic = PeriodicCallback(ticks, seconds * 1000, jitter=jitter)
+        periodic.start()
+        await asyncio.sleep(seconds * 10.9)
+        periodic.stop()
+        assert len(ticks.seen) in (10, 11)
+        for number, seen in enumerate(ticks.seen, 1):
+            assert abs(seen / seconds - number) <= jitter / 2 + 0.001
+
+    run_virtual(main())
+
+
+async def test_it_runs_on_the_loop_that_it_is_given():
+    ran = asyncio.Event()
+    loop = IOLoop.current()
+
+    def elsewhere():
+        periodic = PeriodicCallback(ran.set, 10, loop)
+        with pytest.raises(RuntimeError, match="no event loop is running"):
+            PeriodicCallback(ran.set, 10).start()
+        return periodic
+
+    periodic = await asyncio.to_thread(elsewhere)
+    periodic.start()
+    await ran.wait()
+    periodic.stop()
+
+
+async def test_bad_arguments_are_refused():
+    for bad in (0, -1, float("inf"), float("nan"), timedelta(0)):
+        with pytest.raises(ValueError, match="callback_time must be positive"):
+            PeriodicCallback(print, bad)
+    with pytest.raises(TypeError, match="callback_time must be milliseconds"):
+        PeriodicCallback(print, "1")
+    with pytest.raises(TypeError, match="callback must be callable"):
+        PeriodicCallback(None, 1)
+    with pytest.raises(TypeError, match="io_loop must be a Scheduler"):
+        PeriodicCallback(print, 1, asyncio.get_running_loop())
+    with pytest.raises(TypeError, match="jitter must be a number"):
+        PeriodicCallback(print, 1, jitter="1")
+    for bad in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="jitter must be from 0 to 1"):
+            PeriodicCallback(print, 1, jitter=bad)

@@ -1,0 +1,247 @@
+"""`start`, `stop`, `run_sync`, `close`, and use inside `asyncio.run`."""
+
+import asyncio
+import os
+import socket
+import threading
+
+import pytest
+
+from waterspout.ioloop import READ, IOLoop
+
+pytestmark = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
+
+
+@pytest.fixture
+def io_loop(loop_factory):
+    loop = IOLoop(loop_factory())
+    yield loop
+    loop.close()
+
+
+def test_start_runs_until_stop(io_loop):
+    seen = []
+    io_loop.add_callback(seen.append, 1)
+    io_loop.add_callback(io_loop.stop)
+    io_loop.start()
+    assert seen == [1]
+    io_loop.add_callback(seen.append, 2)
+    io_loop.add_callback(io_loop.stop)
+    io_loop.start()
+    assert seen == [1, 2]
+
+
+def test_stop_before_start_ends_it_after_an_iteration(io_loop):
+    seen = []
+    io_loop.add_callback(seen.append, 1)
+    io_loop.stop()
+    io_loop.start()
+    assert seen == [1]
+
+
+def test_stop_refuses_a_loop_that_another_runs(io_loop):
+    async def main():
+        with pytest.raises(RuntimeError, match="only a loop that start"):
+            io_loop.stop()
+
+    io_loop.asyncio_loop.run_until_complete(main())
+
+
+def test_start_and_run_sync_refuse_to_nest(io_loop):
+    async def main():
+        other = IOLoop()
+        for loop in (io_loop, other):
+            with pytest.raises(RuntimeError, match=r"start\(\) cannot be called"):
+                loop.start()
+            with pytest.raises(RuntimeError, match=r"run_sync\(\) cannot be called"):
+                loop.run_sync(main)
+        other.close()
+
+    io_loop.run_sync(main)
+
+
+def test_a_loop_that_runs_in_another_thread_is_refused(io_loop):
+    started = threading.Event()
+    io_loop.add_callback(started.set)
+    thread = threading.Thread(target=io_loop.start)
+    thread.start()
+    started.wait(10)
+    with pytest.raises(RuntimeError, match="running in another thread"):
+        io_loop.run_sync(lambda: None)
+    with pytest.raises(RuntimeError, match="a running loop cannot be closed"):
+        io_loop.close()
+    io_loop.add_callback(io_loop.stop)
+    thread.join(10)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_the_exceptions_that_end_a_program_leave_start(io_loop, error):
+    def fail():
+        raise error
+
+    io_loop.add_callback(fail)
+    with pytest.raises(error):
+        io_loop.start()
+    assert io_loop.run_sync(lambda: 5) == 5
+
+
+def test_a_task_that_ends_the_program_does_so_once(io_loop):
+    async def fail():
+        raise SystemExit
+
+    io_loop.add_callback(fail)
+    with pytest.raises(SystemExit):
+        io_loop.start()
+    io_loop.close()
+
+
+def test_run_sync_gives_the_result(io_loop):
+    async def main():
+        await asyncio.sleep(0)
+        return IOLoop.current()
+
+    assert io_loop.run_sync(main) is io_loop
+    assert io_loop.run_sync(lambda: 5) == 5
+    assert io_loop.run_sync(lambda: asyncio.sleep(0, "slept")) == "slept"
+
+
+def test_run_sync_raises_what_it_ran_raised(io_loop):
+    async def main():
+        raise LookupError("lost")
+
+    with pytest.raises(LookupError, match="lost"):
+        io_loop.run_sync(main)
+
+
+def test_run_sync_cancels_what_takes_too_long_and_waits_for_its_end(io_loop):
+    ended = []
+
+    async def main():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    with pytest.raises(TimeoutError):
+        io_loop.run_sync(main, timeout=0.01)
+    assert ended == [True]
+
+
+def test_run_sync_that_is_stopped_says_so(io_loop):
+    async def main():
+        io_loop.stop()
+        await asyncio.Event().wait()
+
+    with pytest.raises(RuntimeError, match="stopped before"):
+        io_loop.run_sync(main)
+
+
+def test_run_sync_refuses_bad_arguments(io_loop):
+    with pytest.raises(TypeError, match="func must be callable"):
+        io_loop.run_sync(5)
+    with pytest.raises(TypeError, match="timeout must be"):
+        io_loop.run_sync(lambda: None, timeout="1")
+    with pytest.raises(ValueError, match="timeout must not be NaN"):
+        io_loop.run_sync(lambda: None, timeout=float("nan"))
+
+
+def test_close_ends_what_is_left(io_loop):
+    ended = []
+
+    async def forever(name):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    async def generate():
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.append("generator")
+
+    async def main():
+        io_loop.spawn_callback(forever, "task")
+        generator = generate()
+        await anext(generator)
+        await asyncio.sleep(0)
+        return generator
+
+    generator = io_loop.run_sync(main)
+    io_loop.close()
+    assert ended == ["task", "generator"]
+    assert generator.ag_frame is None
+    io_loop.close()  # twice is harmless
+
+
+def test_close_reports_what_a_cancelled_task_raises(io_loop, caplog):
+    async def stubborn():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError("at the end")
+
+    async def main():
+        task = asyncio.ensure_future(stubborn())
+        await asyncio.sleep(0)
+        return task
+
+    task = io_loop.run_sync(main)
+    io_loop.close()
+    assert task.done()
+    assert "cancelled when the loop was closed" in caplog.text
+    caplog.clear()
+
+
+def test_a_closed_loop_says_so(io_loop):
+    io_loop.close()
+    assert "closed" in repr(io_loop)
+    with pytest.raises(RuntimeError, match="closed"):
+        io_loop.start()
+    with pytest.raises(RuntimeError, match="closed"):
+        io_loop.run_sync(lambda: None)
+    with pytest.raises(RuntimeError, match="closed"):
+        io_loop.add_callback(print)
+    with pytest.raises(RuntimeError, match="closed"):
+        io_loop.call_later(1, print)
+    with pytest.raises(RuntimeError, match="closed"):
+        io_loop.add_handler(0, print, READ)
+
+
+def test_close_with_all_fds_closes_what_has_handlers(io_loop):
+    left, right = socket.socketpair()
+    read_end, write_end = os.pipe()
+    io_loop.add_handler(left, print, READ)
+    io_loop.add_handler(read_end, print, READ)
+    io_loop.close(all_fds=True)
+    assert left.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read_end)
+    os.close(write_end)
+    right.close()
+
+
+def test_close_without_all_fds_leaves_them_open(io_loop):
+    left, right = socket.socketpair()
+    io_loop.add_handler(left, print, READ)
+    io_loop.close()
+    assert left.fileno() >= 0
+    left.close()
+    right.close()
+
+
+def test_it_works_inside_asyncio_run(loop_factory):
+    async def main():
+        seen = asyncio.Event()
+        IOLoop.current().call_later(0.001, seen.set)
+        await seen.wait()
+        return repr(IOLoop.current())
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert "running" in runner.run(main())
+
+
+def test_repr_tells_the_state(io_loop):
+    assert repr(io_loop).startswith("<IOLoop stopped <")

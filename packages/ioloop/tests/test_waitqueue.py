@@ -1,0 +1,288 @@
+"""`WaitQueue`: in line, cancelled at every moment, timed out, and across loops."""
+
+import asyncio
+import gc
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waterspout.ioloop.scheduling import WaitQueue
+
+
+async def settle():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def park(queue, count, timeout=None):
+    """Start tasks that wait in a queue, in order."""
+    tasks = []
+    for _ in range(count):
+        tasks.append(asyncio.create_task(queue.wait(timeout)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_first_come_first_served():
+    queue = WaitQueue()
+    tasks = await park(queue, 3)
+    assert len(queue) == 3
+    assert repr(queue) == "<WaitQueue waiters=3>"
+    assert [queue.wake(number) for number in range(4)] == [True, True, True, False]
+    assert await asyncio.gather(*tasks) == [0, 1, 2]
+    assert len(queue) == 0
+
+
+async def test_wake_all_serves_those_who_wait_now():
+    queue = WaitQueue()
+    tasks = await park(queue, 3)
+    assert queue.wake_all("now") == 3
+    late = await park(queue, 1)
+    assert await asyncio.gather(*tasks) == ["now"] * 3
+    assert not late[0].done()
+    assert queue.wake("late")
+    assert await late[0] == "late"
+    assert queue.wake_all("nobody") == 0
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_who_is_cancelled_leaves_the_line(position):
+    queue = WaitQueue()
+    tasks = await park(queue, 3)
+    cancelled = tasks.pop(position)
+    cancelled.cancel()
+    # Before its task resumes and after, it is passed over.
+    assert queue.wake("a")
+    await settle()
+    assert cancelled.cancelled()
+    assert queue.wake("b")
+    assert not queue.wake("c")
+    assert await asyncio.gather(*tasks) == ["a", "b"]
+
+
+async def test_what_is_handed_to_a_cancelled_task_is_reclaimed_at_once():
+    handed_on = []
+
+    def reclaim(value):
+        handed_on.append(value)
+        assert queue.wake(value)
+
+    queue = WaitQueue(reclaim)
+    first, second = await park(queue, 2)
+    assert queue.wake("permit")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert handed_on == ["permit"]
+    assert await second == "permit"
+
+
+async def test_without_reclaim_it_is_dropped():
+    queue = WaitQueue()
+    first, second = await park(queue, 2)
+    queue.wake("note")
+    first.cancel()
+    await settle()
+    assert first.cancelled()
+    assert not second.done()
+    queue.wake("other")
+    assert await second == "other"
+
+
+async def test_a_coroutine_that_is_closed_gives_back_what_it_was_handed():
+    back = []
+    queue = WaitQueue(back.append)
+    waiting = queue.wait()
+    waiting.send(None)
+    assert queue.wake("permit")
+    waiting.close()
+    assert back == ["permit"]
+    waiting = queue.wait()
+    waiting.send(None)
+    waiting.close()
+    assert len(queue) == 0
+    assert back == ["permit"]
+
+
+@pytest.mark.loops("virtual")
+async def test_timeouts():
+    back = []
+    queue = WaitQueue(back.append)
+    tasks = await park(queue, 2, timeout=10)
+    patient = (await park(queue, 1))[0]
+    await asyncio.sleep(11)
+    for task in tasks:
+        assert isinstance(task.exception(), TimeoutError)
+    assert len(queue) == 1
+    assert queue.wake("x")
+    assert await patient == "x"
+    assert back == []
+
+
+@pytest.mark.loops("virtual")
+@pytest.mark.parametrize("hand_off_first", [True, False])
+async def test_a_hand_off_and_a_timeout_in_the_same_tick(hand_off_first):
+    back = []
+    queue = WaitQueue(back.append)
+    loop = asyncio.get_running_loop()
+    if hand_off_first:
+        loop.call_later(10, queue.wake, "x")
+    task = (await park(queue, 1, timeout=10))[0]
+    if not hand_off_first:
+        loop.call_at(loop.time() + 10, queue.wake, "x")
+    await asyncio.sleep(10.1)
+    if hand_off_first:
+        assert await task == "x"
+    else:
+        with pytest.raises(TimeoutError):
+            await task
+    assert back == []
+
+
+@pytest.mark.loops("virtual")
+async def test_expired_and_cancelled_before_it_resumes_has_nothing():
+    back = []
+    queue = WaitQueue(back.append)
+    task = (await park(queue, 1, timeout=10))[0]
+    asyncio.get_running_loop().call_later(10, lambda: task.cancel())
+    await asyncio.sleep(10.1)
+    assert task.cancelled()
+    assert back == []
+    assert len(queue) == 0
+
+
+async def test_zero_timeout_does_not_wait():
+    queue = WaitQueue()
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError):
+            await queue.wait(timeout)
+    with pytest.raises(TypeError, match="timeout must be"):
+        await queue.wait("1")
+    with pytest.raises(ValueError, match="timeout must not be NaN"):
+        await queue.wait(float("nan"))
+    assert len(queue) == 0
+
+
+def test_two_open_loops_never_wait_together():
+    queue = WaitQueue()
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    task = first.create_task(queue.wait())
+    first.run_until_complete(settle())
+
+    async def intrude():
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await queue.wait()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            queue.wake("x")
+        with pytest.raises(RuntimeError, match="another event loop"):
+            queue.wake_all("x")
+        with pytest.raises(RuntimeError, match="another event loop"):
+            queue.check_loop()
+
+    second.run_until_complete(intrude())
+    assert len(queue) == 1
+    # Between runs of its loop, its own thread may wake it.
+    assert queue.wake("mine")
+    assert first.run_until_complete(task) == "mine"
+    second.run_until_complete(asyncio.wait_for(_served(queue), 1))
+    first.close()
+    second.close()
+
+
+async def _served(queue):
+    queue.check_loop()
+    task = (await park(queue, 1))[0]
+    queue.wake("x")
+    assert await task == "x"
+
+
+async def test_a_thread_without_a_loop_is_refused():
+    queue = WaitQueue()
+    task = (await park(queue, 1))[0]
+    errors = []
+
+    def intrude():
+        try:
+            queue.wake("x")
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=intrude)
+    thread.start()
+    thread.join()
+    assert "another event loop" in errors[0]
+    queue.wake("y")
+    assert await task == "y"
+
+
+def test_waiters_of_a_closed_loop_are_dropped():
+    queue = WaitQueue()
+    loop = asyncio.new_event_loop()
+    waiting = queue.wait()
+
+    async def begin():
+        waiting.send(None)
+
+    loop.run_until_complete(begin())
+    loop.close()
+    assert len(queue) == 1
+    asyncio.run(_served(queue))
+    assert not queue.wake("x")
+    waiting.close()
+    gc.collect()
+    assert len(queue) == 0
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.sampled_from([None, 1.0, 2.0])),
+        st.tuples(st.just("wake"), st.none()),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+        st.tuples(st.just("settle"), st.none()),
+        st.tuples(st.just("sleep"), st.sampled_from([0.5, 1.0])),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_any_program_hands_each_value_to_one_task_in_order(run_virtual, steps):
+    """Whatever is cancelled, timed out and woken when: nothing is lost, doubled or overtaken."""
+
+    async def main():
+        stock, given_out = [], []
+        queue = WaitQueue(lambda value: queue.wake(value) or stock.append(value))
+        tasks, number = [], 0
+        for step, argument in steps:
+            if step == "join":
+                tasks.append(asyncio.create_task(queue.wait(argument)))
+                await asyncio.sleep(0)
+            elif step == "wake":
+                if queue.wake(number):
+                    given_out.append(number)
+                    number += 1
+            elif step == "cancel" and tasks:
+                tasks[argument % len(tasks)].cancel()
+            elif step == "settle":
+                await settle()
+            elif step == "sleep":
+                await asyncio.sleep(argument)
+        await settle()
+        got = [task.result() for task in tasks if _has_result(task)]
+        assert sorted(got + stock) == given_out
+        if not any(task.cancelled() for task in tasks):
+            assert got == given_out
+        waiting = [task for task in tasks if not task.done()]
+        assert len(queue) == len(waiting)
+        for task in waiting:
+            task.cancel()
+        await settle()
+        assert len(queue) == 0
+
+    run_virtual(main())
+
+
+def _has_result(task):
+    return task.done() and not task.cancelled() and task.exception() is None
