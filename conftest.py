@@ -77,11 +77,11 @@ def loop_factory(loop_name: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def run_virtual() -> Any:
-    """Runs a coroutine on a loop with a clock that jumps."""
+def run_on() -> Any:
+    """Runs a coroutine on the loop of a name; for tests that hypothesis calls many times."""
 
-    def run(main: Any) -> Any:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    def run(loop_name: str, main: Any) -> Any:
+        with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
             return runner.run(main)
 
     return run

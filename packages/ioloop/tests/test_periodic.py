@@ -172,7 +172,7 @@ async def test_a_clock_that_goes_back_does_no_harm():
 
 
 @given(jitter=st.floats(0, 1), seconds=st.floats(0.01, 100))
-def test_jitter_stays_near_the_grid_and_never_drifts(run_virtual, jitter, seconds):
+def test_jitter_stays_near_the_grid_and_never_drifts(run_on, jitter, seconds):
     async def main():
         ticks = Ticks()
         periodic = PeriodicCallback(ticks, seconds * 1000, jitter=jitter)
@@ -183,7 +183,7 @@ def test_jitter_stays_near_the_grid_and_never_drifts(run_virtual, jitter, second
         for number, seen in enumerate(ticks.seen, 1):
             assert abs(seen / seconds - number) <= jitter / 2 + 0.001
 
-    run_virtual(main())
+    run_on("virtual", main())
 
 
 async def test_it_runs_on_the_loop_that_it_is_given():

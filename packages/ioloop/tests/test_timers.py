@@ -254,7 +254,7 @@ TestTimersMachine = TimersMachine.TestCase
 
 
 @given(st.lists(st.floats(0, 100, allow_nan=False), max_size=30))
-def test_any_deadlines_run_in_order(run_virtual, delays):
+def test_any_deadlines_run_in_order(run_on, delays):
     async def main():
         loop, seen = IOLoop.current(), []
         now = loop.time()
@@ -264,4 +264,4 @@ def test_any_deadlines_run_in_order(run_virtual, delays):
         assert seen == sorted(seen)
         assert len(seen) == len(delays)
 
-    run_virtual(main())
+    run_on("virtual", main())

@@ -248,7 +248,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_any_program_hands_each_value_to_one_task_in_order(run_virtual, steps):
+def test_any_program_hands_each_value_to_one_task_in_order(run_on, steps):
     """Whatever is cancelled, timed out and woken when: nothing is lost, doubled or overtaken."""
 
     async def main():
@@ -281,7 +281,7 @@ def test_any_program_hands_each_value_to_one_task_in_order(run_virtual, steps):
         await settle()
         assert len(queue) == 0
 
-    run_virtual(main())
+    run_on("virtual", main())
 
 
 def _has_result(task):

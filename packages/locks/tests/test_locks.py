@@ -306,7 +306,7 @@ STEPS = st.lists(
 
 
 @given(permits=st.integers(0, 3), steps=STEPS)
-def test_any_program_keeps_every_permit(run_virtual, permits, steps):
+def test_any_program_keeps_every_permit(run_on, permits, steps):
     """Whatever is cancelled, timed out and released when: permits are conserved, in order."""
 
     async def main():
@@ -345,4 +345,4 @@ def test_any_program_keeps_every_permit(run_virtual, permits, steps):
             task.cancel()
         await settle()
 
-    run_virtual(main())
+    run_on("virtual", main())

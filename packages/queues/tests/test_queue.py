@@ -427,7 +427,7 @@ STEPS = st.lists(
 
 
 @given(maxsize=st.integers(0, 3), steps=STEPS)
-def test_any_program_loses_and_doubles_nothing(run_virtual, maxsize, steps):
+def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
     """Whatever is cancelled and timed out when: what was put in is taken out once, or is there."""
 
     async def main():
@@ -480,7 +480,7 @@ def test_any_program_loses_and_doubles_nothing(run_virtual, maxsize, steps):
             queue.task_done()
         await queue.join(0)
 
-    run_virtual(main())
+    run_on("virtual", main())
 
 
 def _gets(task):

@@ -44,6 +44,7 @@ class IOStream(BaseIOStream):
         socket.setblocking(False)
         self.socket = socket
         self._connecting = False
+        self._address: Any = None
         self._openers: list[asyncio.Future[Any]] = []  # who waits for the opening to be done
 
     def fileno(self) -> int:
@@ -130,6 +131,7 @@ class IOStream(BaseIOStream):
         address = await self._resolve(address)
         if self._closed:
             raise StreamClosedError(self._reason)
+        self._address = address
         code = self.socket.connect_ex(address)
         if code and code not in _IN_PROGRESS:
             raise _os_error(code, address)
@@ -150,7 +152,7 @@ class IOStream(BaseIOStream):
         code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         self._connecting = False
         if code:
-            self._fail_opening(_os_error(code, None))
+            self._fail_opening(_os_error(code, self._address))
         else:
             self._connected()
 
@@ -217,5 +219,4 @@ def _is_literal(host: str) -> bool:
 
 
 def _os_error(code: int, address: Any) -> OSError:
-    where = "" if address is None else f" to {address!r}"
-    return OSError(code, f"cannot connect{where}: {os.strerror(code)}")
+    return OSError(code, f"cannot connect to {address!r}: {os.strerror(code)}")

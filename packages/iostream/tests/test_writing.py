@@ -1,0 +1,378 @@
+"""Writes, ends and closing."""
+
+import asyncio
+import errno
+import gc
+import os
+import socket
+
+import pytest
+
+from waterspout.iostream import BaseIOStream, IOStream, StreamBufferFullError, StreamClosedError
+
+
+async def settle(iterations=6):
+    for _ in range(iterations):
+        await asyncio.sleep(0.0005)
+
+
+BIG = 4 * 1024 * 1024
+
+
+async def test_small_and_large_writes_arrive_in_order(pair):
+    stream, peer = pair
+    parts = [b"a" * 10, bytearray(b"b" * BIG), memoryview(b"c" * 100), b"", b"d" * 5000, b"e"]
+    futures = [stream.write(part) for part in parts]
+    assert stream.writing()
+    received = await peer.receive(sum(map(len, parts)))
+    await asyncio.gather(*futures)
+    assert received == b"".join(map(bytes, parts))
+    assert not stream.writing()
+
+
+async def test_a_write_that_the_kernel_takes_is_done_at_once(pair):
+    stream, peer = pair
+    future = stream.write(b"abc")
+    assert future.done()
+    assert await peer.receive(3) == b"abc"
+
+
+async def test_a_cancelled_write_is_sent_whole(pair):
+    stream, peer = pair
+    futures = [stream.write(b"x" * BIG), stream.write(b"y" * BIG), stream.write(b"z")]
+    for future in futures[:2]:
+        future.cancel()
+    received = await peer.receive(2 * BIG + 1)
+    assert received == b"x" * BIG + b"y" * BIG + b"z"
+    await futures[2]
+
+
+async def test_the_write_buffer_is_bounded(make_pair):
+    stream, peer = make_pair(max_write_buffer_size=1000)
+    first = stream.write(b"x" * BIG)  # to an empty buffer, always
+    with pytest.raises(StreamBufferFullError, match="max_write_buffer_size=1000"):
+        stream.write(b"y" * 1001)
+    assert await peer.receive(BIG) == b"x" * BIG
+    await first
+    await stream.write(b"z" * 2000)
+    assert await peer.receive(2000) == b"z" * 2000
+
+
+async def test_callbacks_and_errors(pair):
+    stream, peer = pair
+    done = asyncio.Event()
+    stream.write(b"abc", done.set)
+    await asyncio.wait_for(done.wait(), 10)
+    with pytest.raises(TypeError, match="data must be contiguous and bytes-like"):
+        stream.write("text")
+    with pytest.raises(TypeError, match="data must be contiguous and bytes-like"):
+        stream.write(memoryview(b"abcd")[::2])
+    with pytest.raises(TypeError, match="callback must be callable"):
+        stream.write(b"x", 5)
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        stream.write(b"x")
+
+
+async def test_writes_that_wait_are_told_of_the_close(pair, caplog):
+    stream, peer = pair
+    futures = [stream.write(b"x" * BIG), stream.write(b"y"), stream.write(b"z")]
+    futures[1].cancel()
+    stream.close()
+    for future in (futures[0], futures[2]):
+        with pytest.raises(StreamClosedError):
+            await future
+    del futures
+    gc.collect()
+    assert caplog.text == ""
+
+
+async def test_after_the_peers_end_pending_writes_go_out(make_pair):
+    stream, peer = make_pair(tcp=True)
+    future = stream.write(b"x" * BIG)
+    reading = stream.read_until_close()
+    peer.send(b"last words")
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert await reading == b"last words"
+    assert not stream.closed()
+    assert await peer.receive_all() == b"x" * BIG
+    await future
+    await settle()
+    assert stream.closed()
+
+
+async def test_a_half_open_stream_can_still_write(make_pair):
+    stream, peer = make_pair(tcp=True, half_open=True)
+    peer.send(b"request")
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert await stream.read_until_close() == b"request"
+    with pytest.raises(StreamClosedError):
+        stream.read_bytes(1)
+    assert not stream.closed()
+    await stream.write(b"answer")
+    stream.close()
+    assert await peer.receive_all() == b"answer"
+
+
+async def test_a_broken_connection_closes_the_stream_but_what_came_can_be_read(pair):
+    stream, peer = pair
+    peer.send(b"before")
+    peer.close()
+    with pytest.raises(StreamClosedError) as caught:
+        stream.write(b"x")
+    assert isinstance(caught.value.real_error, BrokenPipeError)
+    assert stream.closed()
+    assert await stream.read_bytes(6) == b"before"
+
+
+async def test_a_connection_that_breaks_while_writes_wait(make_pair):
+    stream, peer = make_pair(tcp=True)
+    future = stream.write(b"x" * 8 * BIG)
+    peer.reset()
+    with pytest.raises(StreamClosedError) as caught:
+        await future
+    assert isinstance(caught.value.real_error, ConnectionError)
+
+
+async def test_the_close_callback_runs_once(pair):
+    stream, peer = pair
+    calls = []
+    stream.set_close_callback(lambda: calls.append("never"))
+    stream.set_close_callback(None)
+    stream.set_close_callback(lambda: calls.append(stream.closed()))
+    peer.close()  # noticed without a read
+    await settle()
+    assert calls == [True]
+    stream.close()
+    await settle()
+    assert calls == [True]
+    stream.set_close_callback(lambda: calls.append("late"))
+    await settle()
+    assert calls == [True, "late"]
+    with pytest.raises(TypeError, match="callback must be callable"):
+        stream.set_close_callback(5)
+
+
+async def test_the_close_callback_comes_after_the_pending_read(pair):
+    stream, peer = pair
+    order = []
+    stream.set_close_callback(lambda: order.append("closed"))
+    stream.read_bytes(1).add_done_callback(lambda _: order.append("read"))
+    stream.close()
+    await settle()
+    assert order == ["read", "closed"]
+
+
+async def test_it_does_not_wait_for_unread_bytes(pair):
+    stream, peer = pair
+    closed = asyncio.Event()
+    stream.set_close_callback(closed.set)
+    peer.send(b"unread")
+    peer.close()
+    await asyncio.wait_for(closed.wait(), 10)
+    assert await stream.read_until_close() == b"unread"
+
+
+@pytest.mark.parametrize("form", ["exception", "tuple", "true", "false"])
+async def test_close_takes_a_reason(make_pair, form):
+    stream, peer = make_pair()
+    reading = stream.read_bytes(1)
+    error = LookupError("why")
+    try:
+        raise error
+    except LookupError:
+        import sys
+
+        reason = {"exception": error, "tuple": sys.exc_info(), "true": True, "false": False}
+        stream.close(reason[form])
+    assert stream.error is (None if form == "false" else error)
+    with pytest.raises(StreamClosedError) as caught:
+        await reading
+    if form != "false":
+        assert caught.value.real_error is error
+        assert "why" in str(caught.value)
+
+
+async def test_closing_drops_what_is_there(pair):
+    stream, peer = pair
+    peer.send(b"abcdef")
+    assert await stream.read_bytes(1) == b"a"
+    stream.close()
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        stream.read_bytes(1)
+    with pytest.raises(StreamClosedError):
+        stream.read_until_close()
+
+
+async def test_closing_after_the_peers_end_drops_it_too(pair):
+    stream, peer = pair
+    peer.send(b"abc")
+    peer.close()
+    assert await stream.read_bytes(1) == b"a"
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        stream.read_bytes(1)
+
+
+async def test_closing_in_the_gap_of_a_read(pair):
+    stream, peer = pair
+    future = stream.read_bytes(2)
+
+    async def wait():
+        return await future
+
+    task = asyncio.create_task(wait())
+    await settle()
+    peer.send(b"abcd")
+    while not future.done():
+        await asyncio.sleep(0)
+    later = stream.read_bytes(2)
+    task.cancel()
+    stream.close()
+    with pytest.raises(StreamClosedError):
+        await later
+    assert task.cancelled()
+
+
+async def test_a_context_manager_closes(make_pair):
+    stream, peer = make_pair()
+    async with stream as entered:
+        assert entered is stream
+    assert stream.closed()
+    assert repr(stream) == "<IOStream closed buffered=0 unsent=0>"
+
+
+async def test_repr_tells_the_state(make_pair):
+    stream, peer = make_pair(tcp=True, half_open=True)
+    assert repr(stream) == "<IOStream open buffered=0 unsent=0>"
+    peer.send(b"abc")
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert await stream.read_bytes(1) == b"a"
+    await settle()
+    assert repr(stream) == "<IOStream ended buffered=2 unsent=0>"
+
+
+async def test_bad_streams_are_refused():
+    with pytest.raises(TypeError, match="socket must be a socket"):
+        IOStream(5)
+    left, right = socket.socketpair()
+    with left, right:
+        with pytest.raises(TypeError, match="io_loop must be a Reactor"):
+            IOStream(left, asyncio.get_running_loop())
+        for name in ("max_buffer_size", "read_chunk_size", "max_write_buffer_size"):
+            with pytest.raises(ValueError, match=f"{name} must be positive"):
+                IOStream(left, **{name: 0})
+            with pytest.raises(TypeError, match=f"{name} must be an integer"):
+                IOStream(left, **{name: "1"})
+    with pytest.raises(ValueError, match="socket must be an open stream socket"):
+        IOStream(left)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        with pytest.raises(ValueError, match="socket must be an open stream socket"):
+            IOStream(datagrams)
+
+
+async def test_nodelay(make_pair):
+    stream, _ = make_pair(tcp=True)
+    for value in (True, False):
+        stream.set_nodelay(value)
+        option = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bool(option) is value
+    unix, _ = make_pair()
+    unix.set_nodelay(True)  # has no say there
+
+
+class Pipes(BaseIOStream):
+    """A stream of one's own: the four methods and nothing else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+
+    def fileno(self):
+        return self.read_end
+
+    def close_fd(self):
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+    def read_from_fd(self, buf):
+        try:
+            return os.readv(self.read_end, [buf])
+        except BlockingIOError:
+            return None
+
+    def write_to_fd(self, data):
+        return os.write(self.write_end, data)
+
+
+async def test_a_subclass_says_how_bytes_move():
+    async with Pipes() as stream:
+        stream.set_nodelay(True)
+        reading = stream.read_until(b"\n")
+        await stream.write(b"round\ntrip")
+        assert await reading == b"round\n"
+        assert await stream.read_bytes(4) == b"trip"
+        assert stream.closed() is False
+
+
+async def test_a_subclass_must_say_so():
+    stream = BaseIOStream()
+    for call in (
+        stream.fileno,
+        stream.close_fd,
+        lambda: stream.read_from_fd(memoryview(b"")),
+        lambda: stream.write_to_fd(memoryview(b"")),
+    ):
+        with pytest.raises(NotImplementedError, match="BaseIOStream must define"):
+            call()
+
+
+async def test_an_error_in_reading_is_the_reason():
+    class Failing(Pipes):
+        def read_from_fd(self, buf):
+            raise OSError(errno.EIO, "broken")
+
+    stream = Failing()
+    reading = stream.read_bytes(1)
+    os.write(stream.write_end, b"x")
+    with pytest.raises(StreamClosedError) as caught:
+        await reading
+    assert caught.value.real_error.errno == errno.EIO
+    assert stream.closed()
+
+
+def test_without_a_loop_it_says_so():
+    left, right = socket.socketpair()
+    with right:
+        stream = IOStream(left)
+        with pytest.raises(RuntimeError, match="no event loop is running"):
+            stream.read_bytes(1)
+        with pytest.raises(RuntimeError, match="no event loop is running"):
+            stream.write(b"x")
+        stream.close()
+
+
+async def test_one_busy_peer_does_not_starve_the_loop(pair):
+    stream, peer = pair
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    writing = stream.write(b"x" * 16 * BIG)
+    received = 0
+    while not writing.done():
+        try:
+            received += len(peer.socket.recv(1 << 20))
+        except BlockingIOError:
+            pass
+        await asyncio.sleep(0)
+    assert turns > 20
+    task.cancel()
+    await asyncio.wait([task])
