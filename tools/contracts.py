@@ -11,46 +11,46 @@ DOOR = "waterspout.ioloop.scheduling"
 
 
 def configuration() -> str:
-    """Give the text of an `.importlinter` file."""
+    """Give the text of an import-linter configuration."""
     table = packages()
     lines = [
         "[importlinter]",
         "root_packages =",
         *(f"    {package.module}" for package in table.values()),
-        "include_external_packages = False",
     ]
+    behind = ["waterspout.ioloop", *_behind_the_door()]
     for package in table.values():
-        others = [other for other in table.values() if other.name != package.name]
-        lines += [
-            "",
-            f"[importlinter:contract:{package.name}]",
-            f"name = {package.module} imports no sibling but through the door it declares",
-            "type = forbidden",
-            "allow_indirect_imports = True",
-            "source_modules =",
-            f"    {package.module}",
-            "forbidden_modules =",
+        strangers = [other for other in table.values() if other.name not in package.siblings]
+        forbidden = [
+            module
+            for other in strangers
+            if other is not package
+            for module in (other.module, f"{other.module}.**")
         ]
-        for other in others:
-            if other.name not in package.siblings:
-                lines.append(f"    {other.module}")
-        lines += _inside(package.siblings)
-    lines += [
-        "",
-        "[importlinter:contract:door]",
-        f"name = {DOOR} imports nothing behind it",
-        "type = forbidden",
-        "source_modules =",
-        f"    {DOOR}",
-        "forbidden_modules =",
-        *(f"    {module}" for module in _behind_the_door()),
-    ]
+        lines += _contract(
+            f"{package.module} imports siblings only through the door, if it declares them",
+            [package.module, f"{package.module}.**"],
+            forbidden + (behind if "ioloop" in package.siblings else []),
+        )
+    lines += _contract(
+        f"{DOOR} imports nothing behind it", [DOOR, f"{DOOR}.**"], _behind_the_door()
+    )
     return "\n".join(lines) + "\n"
 
 
-def _inside(siblings: dict[str, str]) -> list[str]:
-    """What lies behind the door, for those who may come as far as that."""
-    return [f"    {module}" for module in _behind_the_door()] if "ioloop" in siblings else []
+def _contract(name: str, sources: list[str], forbidden: list[str]) -> list[str]:
+    return [
+        "",
+        f"[importlinter:contract:{name.partition(' ')[0]}]",
+        f"name = {name}",
+        "type = forbidden",
+        "as_packages = False",
+        "allow_indirect_imports = True",
+        "source_modules =",
+        *(f"    {module}" for module in sources),
+        "forbidden_modules =",
+        *(f"    {module}" for module in forbidden),
+    ]
 
 
 def _behind_the_door() -> list[str]:

@@ -285,7 +285,7 @@ async def test_reads_begin_the_handshake(server_context, client_context):
 
 async def test_cancelled_at_every_moment(serve, client_context):
     async with await serve() as server:
-        for moment in range(0, 400):
+        for moment in range(400):
             connecting = asyncio.create_task(connect_tcp(LOCAL, server.port, ssl=client_context))
             for _ in range(moment):
                 await asyncio.sleep(0)

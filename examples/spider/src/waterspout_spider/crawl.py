@@ -4,13 +4,13 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from waterspout.concurrent import run_on_executor, with_timeout
 from waterspout.locks import Semaphore
 from waterspout.queues import Queue
 from waterspout_spider.http import Client, FetchError, Response
-from waterspout_spider.links import Page, is_web, normalize, parse_page
+from waterspout_spider.links import Page, is_web, normalize, parse_page, resolve
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Crawler:
         visit.status = response.status
         location = response.headers.get("location")
         if response.status in (301, 302, 303, 307, 308) and location:
-            visit.redirect = normalize(urljoin(visit.url, location))
+            visit.redirect, _ = resolve(visit.url, location)
             self._add(visit.redirect, visit.url, set())
         elif response.status >= 400:
             visit.error = f"status {response.status}"

@@ -1,11 +1,13 @@
 """What a page links to. No I/O."""
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 _SAFE = "/%:@!$&'()*+,;=~?-._[]"
 """What a path or query keeps as it is; an escape that is there stays."""
+_SCHEME = re.compile("[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _LINKS = {
     "a": "href",
     "area": "href",
@@ -51,6 +53,15 @@ def normalize(url: str) -> str:
     return parts._replace(netloc=parts.netloc.lower(), path=path, query=query).geturl()
 
 
+def resolve(base: str, target: str) -> tuple[str, str]:
+    """Give the URL that a link means, and its fragment; what is no URL comes back as it is."""
+    try:
+        url, fragment = urldefrag(urljoin(base, target))
+    except ValueError:
+        return target, ""
+    return (normalize(url) if is_web(url) else url), fragment
+
+
 def is_web(url: str) -> bool:
     """Whether a URL is one of HTTP or HTTPS that names a host and, if any, a proper port."""
     try:
@@ -78,11 +89,8 @@ class _Parser(HTMLParser):
             self._add(target.strip())
 
     def _add(self, target: str) -> None:
-        try:
-            url, fragment = urldefrag(urljoin(self._base, target))
-        except ValueError:
-            url, fragment = target, ""
-        if urlsplit(target).scheme in ("", "http", "https"):
-            fragments = self.page.links.setdefault(normalize(url) if is_web(url) else url, set())
+        url, fragment = resolve(self._base, target)
+        if is_web(url) or not _SCHEME.match(target) or target.startswith(("http:", "https:")):
+            fragments = self.page.links.setdefault(url, set())
             if fragment:
                 fragments.add(fragment)

@@ -160,7 +160,7 @@ class StreamCore:
         reactor = self._use_reactor()
         self._open()
         future: asyncio.Future[R] = reactor.create_future()
-        if self._gap is None:
+        if self._gap is None:  # noqa: SIM108 (mypy infers the type of the first assignment)
             result = self._attempt(read)
         else:
             result = NOT_YET
