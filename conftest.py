@@ -50,6 +50,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        await super().shutdown_default_executor()  # threads do not run on this clock
+
 
 LOOPS: dict[str, Any] = {"asyncio": asyncio.SelectorEventLoop, "virtual": VirtualLoop}
 if uvloop is not None:

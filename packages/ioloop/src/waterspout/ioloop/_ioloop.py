@@ -53,15 +53,10 @@ _CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
 
 
 class _Install:
-    """`IOLoop.install`: of the class, installs the current loop; of a loop, that loop."""
+    """Calling it on the class installs the current loop, calling it on a loop that one."""
 
     def __get__(self, loop: "IOLoop | None", owner: "type[IOLoop]") -> Callable[[], None]:
         def install() -> None:
-            """Make a loop the one that `IOLoop.instance` returns in every thread.
-
-            Called on the class it is the thread's current loop, made if there is none; called
-            on a loop it is that one.
-            """
             IOLoop._global = owner.current() if loop is None else loop
 
         return install
@@ -167,7 +162,9 @@ class IOLoop(Reactor):
                 IOLoop._global = cls.current()
             return IOLoop._global
 
-    install = _Install()
+    install: ClassVar[_Install] = _Install()
+    """Make a loop the one that `instance` gives in every thread: as `IOLoop.install()` this
+    thread's current one, made if there is none; as `loop.install()` that loop."""
 
     @overload
     @classmethod

@@ -141,7 +141,7 @@ class TCPServer:
         new_stream: Callable[[_socket.socket], IOStream],
         sockets: list[_socket.socket],
     ) -> None:
-        self.sockets = tuple(sockets)
+        self.sockets: tuple[_socket.socket, ...] = tuple(sockets)
         self._reactor = reactor
         self._handler = handler
         self._new_stream = new_stream
