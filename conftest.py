@@ -1,8 +1,10 @@
 """What every test of the house runs under.
 
 -   An `async def` test runs once on each of the loops it names with `@pytest.mark.loops`, by
-    default on asyncio's and uvloop's. `virtual` is asyncio's with a clock that jumps to the next
-    timer whenever nothing else is ready, so that an hour's timeout takes no time.
+    default on asyncio's, uvloop's, and one that leaves descriptors to a thread. `virtual` is
+    asyncio's with a clock that jumps to the next timer whenever nothing else is ready, so that an
+    hour's timeout takes no time.
+-   With `WATERSPOUT_TASKS=eager`, tasks start eagerly (Python 3.12 and newer).
 -   A task or thread that is left behind fails the test that left it, and so does a log record of
     a warning or worse; one that is expected is taken out by `caplog.clear()`. Unclosed sockets
     and the like are warnings, and these are errors.
@@ -12,6 +14,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import os
 import selectors
 import threading
 from typing import Any
@@ -54,15 +57,47 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         await super().shutdown_default_executor()  # threads do not run on this clock
 
 
-LOOPS: dict[str, Any] = {"asyncio": asyncio.SelectorEventLoop, "virtual": VirtualLoop}
+class ThreadedLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop that cannot watch descriptors itself, like Windows' proactor loop."""
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+        raise NotImplementedError
+
+    def add_writer(self, fd: Any, callback: Any, *args: Any) -> None:
+        raise NotImplementedError
+
+
+LOOPS: dict[str, Any] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "threaded": ThreadedLoop,
+    "virtual": VirtualLoop,
+}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
+
+
+def factory(loop_name: str) -> Any:
+    """Makes loops of a name."""
+
+    def make() -> Any:
+        loop = LOOPS[loop_name]()
+        loop.slow_callback_duration = float("inf")  # how fast it is here is not what is tested
+        if os.environ.get("WATERSPOUT_TASKS") == "eager":
+            loop.set_task_factory(_eager)
+        return loop
+
+    return make
+
+
+def _eager(loop: Any, coroutine: Any, *, eager_start: object = None, **kwargs: Any) -> Any:
+    # uvloop gives an argument that the factory of some versions does not take.
+    return asyncio.eager_task_factory(loop, coroutine, **kwargs)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
         marker = metafunc.definition.get_closest_marker("loops")
-        names = marker.args if marker else ("asyncio", "uvloop")
+        names = marker.args if marker else ("asyncio", "uvloop", "threaded")
         metafunc.fixturenames.append("loop_name")
         metafunc.parametrize("loop_name", [name for name in names if name in LOOPS])
 
@@ -76,7 +111,7 @@ def loop_name() -> str:
 @pytest.fixture
 def loop_factory(loop_name: str) -> Any:
     """Makes event loops of the kind that the test runs on."""
-    return LOOPS[loop_name]
+    return factory(loop_name)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +119,7 @@ def run_on() -> Any:
     """Runs a coroutine on the loop of a name; for tests that hypothesis calls many times."""
 
     def run(loop_name: str, main: Any) -> Any:
-        with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
+        with asyncio.Runner(loop_factory=factory(loop_name)) as runner:
             return runner.run(main)
 
     return run
@@ -100,7 +135,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         for name in inspect.signature(test).parameters
         if name in pyfuncitem.funcargs
     }
-    with asyncio.Runner(loop_factory=LOOPS[pyfuncitem.callspec.params["loop_name"]]) as runner:
+    with asyncio.Runner(loop_factory=factory(pyfuncitem.callspec.params["loop_name"])) as runner:
         runner.run(_watched(test, arguments))
     return True
 

@@ -9,7 +9,7 @@ import pytest
 
 from waterspout.concurrent import sleep, with_timeout
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "virtual")
+everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
 pytestmark = pytest.mark.loops("virtual")
 
 

@@ -129,7 +129,7 @@ async def test_the_hook_gets_every_error():
 
         loop.add_callback(fail)
         loop.add_callback(fail_too)
-        loop.call_later(0.001, loop.stop)
+        loop.call_later(0.02, loop.stop)
         loop.start()
         loop.close()
         return fail, fail_too

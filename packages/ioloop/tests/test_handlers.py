@@ -179,6 +179,8 @@ async def test_a_handler_can_remove_itself(pair):
 
     loop.add_handler(left, once, READ | WRITE)
     right.send(b"x")
+    while not seen:
+        await asyncio.sleep(0.001)
     await settle()
     assert len(seen) == 1
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from waterspout.ioloop import READ, IOLoop
 
-pytestmark = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
+pytestmark = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop", "threaded"])
 
 
 @pytest.fixture
@@ -75,24 +78,118 @@ def test_a_loop_that_runs_in_another_thread_is_refused(io_loop):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_the_exceptions_that_end_a_program_leave_start(io_loop, error):
+@pytest.mark.parametrize("where", ["callback", "timer", "task", "run_sync"])
+def test_what_ends_the_program_leaves_the_loop_closed(io_loop, error, where):
+    ended = []
+
+    async def other():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
     def fail():
         raise error
 
-    io_loop.add_callback(fail)
+    async def fail_later():
+        await asyncio.sleep(0)
+        raise error
+
+    io_loop.spawn_callback(other)
     with pytest.raises(error):
+        if where == "callback":
+            io_loop.add_callback(io_loop.add_callback, io_loop.add_callback, fail)
+            io_loop.start()
+        elif where == "timer":
+            io_loop.call_later(0.02, fail)
+            io_loop.start()
+        elif where == "task":
+            io_loop.spawn_callback(fail_later)
+            io_loop.start()
+        else:
+            io_loop.run_sync(fail_later)
+    assert ended == [True]
+    assert io_loop.asyncio_loop.is_closed()
+
+
+SCRIPT = """
+import asyncio, signal, sys, time
+from waterspout.ioloop import IOLoop
+
+if sys.argv[1] == "uvloop":
+    IOLoop.configure("uvloop")
+loop = IOLoop()
+
+async def main():
+    print("ready", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.01)
+        print("ended", flush=True)
+
+async def busy():
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+
+try:
+    if sys.argv[2] == "start":
+        loop.spawn_callback(main)
+        loop.start()
+    else:
+        loop.run_sync(busy if sys.argv[2] == "busy" else main)
+except KeyboardInterrupt:
+    print("interrupted", loop.asyncio_loop.is_closed(), flush=True)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("how", ["start", "run_sync", "busy"])
+def test_ctrl_c(loop_name, how):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", SCRIPT, loop_name, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    if how == "busy":  # the first is not met, so a second one is not asked
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert out == ("" if how == "busy" else "ended\n") + "interrupted True\n"
+    assert err == ""
+    assert process.returncode == 0
+
+
+def test_a_handler_of_the_programs_own_stays(io_loop):
+    seen = []
+    old = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
+    try:
+        io_loop.add_callback(signal.raise_signal, signal.SIGINT)
+        io_loop.call_later(0.001, io_loop.stop)
         io_loop.start()
-    assert io_loop.run_sync(lambda: 5) == 5
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert seen == [True]
 
 
-def test_a_task_that_ends_the_program_does_so_once(io_loop):
-    async def fail():
-        raise SystemExit
+def test_a_handler_set_while_it_runs_stays(io_loop):
+    def handler(*_):
+        pass
 
-    io_loop.add_callback(fail)
-    with pytest.raises(SystemExit):
-        io_loop.start()
-    io_loop.close()
+    old = signal.getsignal(signal.SIGINT)
+    try:
+        io_loop.run_sync(lambda: signal.signal(signal.SIGINT, handler) and None)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def test_run_sync_gives_the_result(io_loop):

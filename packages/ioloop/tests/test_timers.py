@@ -15,7 +15,7 @@ from waterspout.ioloop import IOLoop
 from waterspout.ioloop._timers import Timers
 
 virtual = pytest.mark.loops("virtual")
-everywhere = pytest.mark.loops("asyncio", "uvloop", "virtual")
+everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
 
 
 @everywhere
@@ -115,9 +115,9 @@ def test_timers_that_are_due_survive_an_exit():
 
     loop.call_later(0, leave)
     loop.call_later(0, seen.append, 1)
-    loop.call_later(0.001, loop.stop)
+    loop.call_later(0.001, loop.asyncio_loop.stop)
     with pytest.raises(KeyboardInterrupt):
-        loop.start()
+        loop.asyncio_loop.run_forever()
     assert seen == []
     loop.start()
     assert seen == [1]
@@ -172,7 +172,7 @@ async def test_bad_times_are_refused():
 
 def test_a_million_removed_timers_leave_nothing():
     loop = IOLoop()
-    timers = loop._timers
+    timers = loop._alarm.timers
     keep = loop.call_later(3600, print)
     sizes = set()
     for number in range(100_000):

@@ -296,7 +296,11 @@ async def test_connect_of_a_stream():
         assert await connecting is stream
         await writing
         assert await reading == b"early\n"
-        with pytest.raises(RuntimeError, match="connecting"):
+        with pytest.raises(RuntimeError, match="connecting or connected"):
+            await stream.connect((LOCAL, server.port))
+        await stream.write(b"still\n")
+        assert await stream.read_until(b"\n") == b"still\n"
+        with pytest.raises(RuntimeError, match="connecting or connected"):
             async with IOStream(socket.socket()) as other:
                 first = asyncio.create_task(other.connect((LOCAL, server.port)))
                 await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from waterspout.locks import BoundedSemaphore, Event, Lock, Semaphore
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "virtual")
+everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
 virtual = pytest.mark.loops("virtual")
 
 

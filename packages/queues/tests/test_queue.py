@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from waterspout.queues import Queue, QueueEmpty, QueueFull, QueueShutDown
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "virtual")
+everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
 virtual = pytest.mark.loops("virtual")
 
 
@@ -432,7 +432,7 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
 
     async def main():
         queue = Queue(maxsize)
-        tasks, got, put = [], [], []
+        tasks, getting, got, put = [], [], [], []
         number = 0
 
         async def putter(item, timeout):
@@ -450,7 +450,8 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
                 tasks.append(asyncio.create_task(putter(number, argument)))
                 await asyncio.sleep(0)
             elif step == "get":
-                tasks.append(asyncio.create_task(getter(argument)))
+                getting.append(asyncio.create_task(getter(argument)))
+                tasks.append(getting[-1])
                 await asyncio.sleep(0)
             elif step == "put_nowait" and not queue.full():
                 queue.put_nowait(number)
@@ -466,7 +467,7 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
             assert maxsize == 0 or queue.qsize() <= maxsize
         await settle()
         left = [queue.get_nowait() for _ in range(queue.qsize())]
-        assert not (left and any(not task.done() for task in tasks if _gets(task)))
+        assert not (left and any(not task.done() for task in getting))
         while True:  # what was waiting for a place comes now
             await settle()
             if queue.empty():
@@ -481,7 +482,3 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
         await queue.join(0)
 
     run_on("virtual", main())
-
-
-def _gets(task):
-    return task.get_coro().__name__ == "getter"

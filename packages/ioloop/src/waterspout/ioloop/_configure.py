@@ -10,6 +10,16 @@ from typing import Any, TypeAlias
 LoopFactory: TypeAlias = Callable[..., asyncio.AbstractEventLoop]
 
 
+class Install:
+    """`IOLoop.install`: called on the class it installs the current loop, on a loop that one."""
+
+    def __get__(self, loop: Any, owner: Any) -> Callable[[], None]:
+        def install() -> None:
+            owner._set_global(owner.current() if loop is None else loop)
+
+        return install
+
+
 def loop_factory(impl: "str | LoopFactory | None", kwargs: dict[str, Any]) -> LoopFactory:
     """Find the loop factory that `IOLoop.configure` was asked for.
 

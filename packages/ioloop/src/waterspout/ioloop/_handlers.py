@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from waterspout.ioloop._selectorthread import SelectorThread
 from waterspout.ioloop.scheduling import ERROR, READ, WRITE, EventCallback, FileDescriptor
 
 HANGUP_POLL_SECONDS = 0.05
@@ -39,15 +40,21 @@ class Handlers:
     """The descriptors that one asyncio loop watches for us.
 
     Args:
-        loop: The loop.
+        loop: The loop. If it cannot watch descriptors, a thread does it.
+        is_closed: Whether the loop is closed; raises if it must not be touched.
         run: Calls a handler with its arguments and reports what it raises.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, run: Callable[[EventCallback, Any, int], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        is_closed: Callable[[], bool],
+        run: Callable[[EventCallback, Any, int], None],
     ) -> None:
         self._loop = loop
+        self._is_closed = is_closed
         self._run = run
+        self._watcher: asyncio.AbstractEventLoop | SelectorThread = loop
         self._handlers: dict[int, _Handler] = {}
 
     def __len__(self) -> int:
@@ -80,18 +87,21 @@ class Handlers:
 
     def remove(self, source: FileDescriptor) -> None:
         """See `Reactor.remove_handler`."""
+        closed = self._is_closed()
         handler = self._find(source)
         del self._handlers[handler.fd]
-        if not self._loop.is_closed():
+        if not closed:
             self._watch(handler, 0)
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Remove all."""
         for handler in list(self._handlers.values()):
             self.remove(handler.fd)
+        if isinstance(self._watcher, SelectorThread):
+            self._watcher.close()
 
     def _check_open(self) -> None:
-        if self._loop.is_closed():
+        if self._is_closed():
             raise RuntimeError("the event loop is closed")
 
     def _find(self, source: FileDescriptor) -> _Handler:
@@ -110,24 +120,30 @@ class Handlers:
         if handler.poll is not None:
             handler.poll.cancel()
             handler.poll = None
-        loop = self._loop
         reading = bool(events & READ) or events == ERROR
         writing = bool(events & WRITE)
         added_reader = reading and not handler.reading
         if added_reader:
-            loop.add_reader(handler.fd, self._on_readable, handler)
+            self._add("add_reader", handler.fd, self._on_readable, handler)
         try:
             if writing and not handler.writing:
-                loop.add_writer(handler.fd, self._on_ready, handler, WRITE)
+                self._add("add_writer", handler.fd, self._on_ready, handler, WRITE)
         except BaseException:
             if added_reader:
-                loop.remove_reader(handler.fd)
+                self._watcher.remove_reader(handler.fd)
             raise
         if handler.reading and not reading:
-            loop.remove_reader(handler.fd)
+            self._watcher.remove_reader(handler.fd)
         if handler.writing and not writing:
-            loop.remove_writer(handler.fd)
+            self._watcher.remove_writer(handler.fd)
         handler.reading, handler.writing, handler.events = reading, writing, events
+
+    def _add(self, method: str, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        try:
+            getattr(self._watcher, method)(fd, callback, *args)
+        except NotImplementedError:
+            self._watcher = SelectorThread(self._loop)
+            getattr(self._watcher, method)(fd, callback, *args)
 
     def _on_readable(self, handler: _Handler) -> None:
         if handler.events & READ:
@@ -135,7 +151,7 @@ class Handlers:
         elif hung_up(handler.fd):
             self._run(handler.callback, handler.source, ERROR)
         else:
-            self._loop.remove_reader(handler.fd)
+            self._watcher.remove_reader(handler.fd)
             handler.reading = False
             handler.poll = self._loop.call_later(HANGUP_POLL_SECONDS, self._poll, handler)
 

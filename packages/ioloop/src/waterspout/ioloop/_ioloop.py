@@ -17,16 +17,20 @@ import contextvars
 import inspect
 import sys
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
-from waterspout.ioloop._configure import LoopFactory, loop_factory, new_loop, thread_loop
+from waterspout.ioloop._alarm import Alarm
+from waterspout.ioloop._configure import Install, LoopFactory, loop_factory, new_loop, thread_loop
+from waterspout.ioloop._executors import shares_our_memory
+from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
-from waterspout.ioloop._shutdown import cancel_all_tasks, close_source
-from waterspout.ioloop._timers import Timer, Timers
+from waterspout.ioloop._interrupts import first_interrupt_calls
+from waterspout.ioloop._lifecycle import call_with_timeout, cancel_all_tasks, close_source
+from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
     ERROR,
     READ,
@@ -49,17 +53,6 @@ T = TypeVar("T")
 
 _get_running_loop = asyncio._get_running_loop
 _ATTRIBUTE = "_waterspout_ioloop"
-_CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
-
-
-class _Install:
-    """Calling it on the class installs the current loop, calling it on a loop that one."""
-
-    def __get__(self, loop: "IOLoop | None", owner: "type[IOLoop]") -> Callable[[], None]:
-        def install() -> None:
-            IOLoop._global = owner.current() if loop is None else loop
-
-        return install
 
 
 class IOLoop(Reactor):
@@ -109,16 +102,18 @@ class IOLoop(Reactor):
         if hasattr(loop, _ATTRIBUTE):
             raise RuntimeError(f"{loop!r} has an IOLoop already: IOLoop.current() gives it")
         self.asyncio_loop = loop
-        self._call_soon = loop.call_soon
+        # Bound once: they are called often, and in a forked child they are taken away.
+        self._call_soon: Callable[..., object] = loop.call_soon
+        self._call_soon_threadsafe: Callable[..., object] = loop.call_soon_threadsafe
+        self._is_closed: Callable[[], bool] = loop.is_closed
         self._time = loop.time
-        self._timers = Timers()
-        self._armed: asyncio.TimerHandle | None = None
-        self._armed_when = 0.0
-        self._handlers = Handlers(loop, self._run_handler)
+        self._alarm = Alarm(loop, self._run)
+        self._handlers = Handlers(loop, self._closed, self._run_handler)
         self._tasks: set[asyncio.Future[Any]] = set()
         self._executor: concurrent.futures.Executor | None = None
         self._ours = False  # whether start() or run_sync() runs the loop
         setattr(loop, _ATTRIBUTE, self)
+        watch(self)
         if not hasattr(loop, "_waterspout_scheduler"):
             register_scheduler(loop, self)
         if asyncio_loop is None and make_current and _get_running_loop() is None:
@@ -158,11 +153,17 @@ class IOLoop(Reactor):
             The same loop in every thread, until it is closed.
         """
         with IOLoop._global_lock:
-            if IOLoop._global is None or IOLoop._global.asyncio_loop.is_closed():
+            loop = None if IOLoop._global is None else IOLoop._global.asyncio_loop
+            if loop is None or loop.is_closed() or is_inherited(loop):
                 IOLoop._global = cls.current()
+            assert IOLoop._global is not None
             return IOLoop._global
 
-    install: ClassVar[_Install] = _Install()
+    @staticmethod
+    def _set_global(loop: "IOLoop") -> None:
+        IOLoop._global = loop
+
+    install: ClassVar[Install] = Install()
     """Make a loop the one that `instance` gives in every thread: as `IOLoop.install()` this
     thread's current one, made if there is none; as `loop.install()` that loop."""
 
@@ -188,13 +189,18 @@ class IOLoop(Reactor):
             `instance=False`.
         """
         loop = _get_running_loop() or thread_loop()
-        if loop is not None:
+        if loop is not None and not is_inherited(loop):
             found: IOLoop | None = getattr(loop, _ATTRIBUTE, None)
             return cls(loop) if found is None else found
         return cls() if instance else None
 
     def make_current(self) -> None:
-        """Make this the current loop of the calling thread, for asyncio as well."""
+        """Make this the current loop of the calling thread, for asyncio as well.
+
+        Raises:
+            RuntimeError: If the loop is closed.
+        """
+        self._check_open()
         asyncio.set_event_loop(self.asyncio_loop)
 
     @staticmethod
@@ -210,14 +216,12 @@ class IOLoop(Reactor):
         Raises:
             RuntimeError: If a loop runs in this thread, or this one runs or is closed.
             KeyboardInterrupt: And `SystemExit`, if a callback lets one out or Ctrl-C comes. The
-                loop is stopped then, and can be started again or closed.
+                loop is closed then, as `close` does it.
         """
         self._check_can_run("start")
-        self._ours = True
-        try:
-            self.asyncio_loop.run_forever()
-        finally:
-            self._ours = False
+        loop = self.asyncio_loop
+        with self._running(lambda: self._call_soon_threadsafe(loop.stop)):
+            loop.run_forever()
 
     def stop(self) -> None:
         """End the loop that `start` runs, after this iteration.
@@ -228,7 +232,7 @@ class IOLoop(Reactor):
         Raises:
             RuntimeError: If somebody else runs the loop, such as `asyncio.run`.
         """
-        if self.asyncio_loop.is_running() and not self._ours:
+        if not self._is_closed() and self.asyncio_loop.is_running() and not self._ours:
             raise RuntimeError("stop() ends only a loop that start() runs; this one is another's")
         self.asyncio_loop.stop()
 
@@ -255,16 +259,16 @@ class IOLoop(Reactor):
             RuntimeError: If a loop runs in this thread, or this one runs, is closed, or is
                 stopped before `func` is done.
             Exception: What `func` raised.
+            KeyboardInterrupt: If Ctrl-C comes; `func` is cancelled first, and its end waited for.
+                After this, or `SystemExit`, the loop is closed, as `close` does it.
         """
         self._check_can_run("run_sync")
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
         seconds = timeout_seconds(timeout)
-        self._ours = True
-        try:
-            return self.asyncio_loop.run_until_complete(_call(func, seconds))
-        finally:
-            self._ours = False
+        main = self.asyncio_loop.create_task(call_with_timeout(func, seconds))
+        with self._running(lambda: self._call_soon_threadsafe(main.cancel)):
+            return self.asyncio_loop.run_until_complete(main)
 
     def close(self, all_fds: bool = False) -> None:
         """Close the loop for good, and the asyncio loop beneath it.
@@ -279,18 +283,18 @@ class IOLoop(Reactor):
             RuntimeError: If the loop is running.
         """
         loop = self.asyncio_loop
+        if self._is_closed():
+            return
         if loop.is_running():
             raise RuntimeError("a running loop cannot be closed: stop it first")
-        if loop.is_closed():
-            return
         current = thread_loop() is loop
         try:
             if _get_running_loop() is None:
                 cancel_all_tasks(loop)
         finally:
             sources = self._handlers.sources()
-            self._handlers.clear()
-            self._timers.clear()
+            self._handlers.close()
+            self._alarm.timers.clear()
             loop.close()
             if current:
                 self.clear_current()
@@ -355,7 +359,7 @@ class IOLoop(Reactor):
         if _get_running_loop() is self.asyncio_loop:
             self._call_soon(self._run, callback, args, kwargs)
         else:
-            self.asyncio_loop.call_soon_threadsafe(self._run, callback, args, kwargs)
+            self._call_soon_threadsafe(self._run, callback, args, kwargs)
 
     def add_callback_from_signal(
         self, callback: Callable[..., object], *args: Any, **kwargs: Any
@@ -375,7 +379,7 @@ class IOLoop(Reactor):
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
         # A handler may have interrupted this very loop, so the loop must be woken in any case.
-        self.asyncio_loop.call_soon_threadsafe(self._run, callback, args, kwargs)
+        self._call_soon_threadsafe(self._run, callback, args, kwargs)
 
     def create_future(self) -> "asyncio.Future[Any]":
         return self.asyncio_loop.create_future()
@@ -390,7 +394,9 @@ class IOLoop(Reactor):
         Args:
             callback: What raised it.
         """
-        report_exception(self.asyncio_loop, callback)
+        self.asyncio_loop.call_exception_handler(
+            {"message": f"Exception in callback {callback!r}", "exception": sys.exception()}
+        )
 
     def run_in_executor(
         self,
@@ -403,6 +409,7 @@ class IOLoop(Reactor):
             raise TypeError(f"executor must be an Executor or None, not {executor!r}")
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
+        self._check_open()
         if executor is None or shares_our_memory(executor):
             context = contextvars.copy_context()
             return self.asyncio_loop.run_in_executor(executor, partial(context.run, func, *args))
@@ -423,12 +430,33 @@ class IOLoop(Reactor):
 
     # Inside
 
+    @contextmanager
+    def _running(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Around a run of the loop; closes it when the program is to end."""
+        self._ours = True
+        try:
+            with first_interrupt_calls(interrupt):
+                yield
+        except (KeyboardInterrupt, SystemExit):
+            self._ours = False
+            self.close()
+            raise
+        finally:
+            self._ours = False
+
+    def _closed(self) -> bool:
+        return self._is_closed()
+
+    def _check_open(self) -> None:
+        if self._is_closed():
+            raise RuntimeError("the event loop is closed")
+
     def _check_can_run(self, name: str) -> None:
         if _get_running_loop() is not None:
             raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
         if self.asyncio_loop.is_running():
             raise RuntimeError(f"{name}(): the loop is running in another thread")
-        if self.asyncio_loop.is_closed():
+        if self._is_closed():
             raise RuntimeError(f"{name}(): the loop is closed")
 
     def _run(
@@ -470,55 +498,12 @@ class IOLoop(Reactor):
     ) -> Timer:
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
-        if self.asyncio_loop.is_closed():
-            raise RuntimeError("the event loop is closed")
-        if self._armed is None or when < self._armed_when:
-            self._arm(when)
-        return self._timers.add(when, callback, args, kwargs)
+        self._check_open()
+        return self._alarm.add(when, callback, args, kwargs)
 
-    def _arm(self, when: float) -> None:
-        if self._armed is not None:
-            self._armed.cancel()
-        self._armed = self.asyncio_loop.call_at(
-            when, self._run_timers, context=contextvars.Context()
-        )
-        self._armed_when = when
-
-    def _run_timers(self) -> None:
-        """Run what is due; what is added meanwhile waits for the loop to have had its turn."""
-        self._armed = None
-        timers = self._timers
-        end = self._time() + _CLOCK_RESOLUTION  # as near as asyncio itself calls due
-        last = timers.created
-        try:
-            while timer := timers.pop_due(end, last):
-                context, callback, args, kwargs = timer.take()
-                context.run(self._run, callback, args, kwargs)
-        finally:
-            when = timers.next_deadline()
-            if when is not None and (self._armed is None or when < self._armed_when):
-                self._arm(when)
-
-
-async def _call(func: Callable[[], Any], seconds: float | None) -> Any:
-    async with asyncio.timeout(seconds):
-        result = func()
-        return await result if inspect.isawaitable(result) else result
-
-
-def report_exception(loop: asyncio.AbstractEventLoop, callback: Callable[..., object]) -> None:
-    """Give the exception being handled to an asyncio loop's exception handler."""
-    loop.call_exception_handler(
-        {"message": f"Exception in callback {callback!r}", "exception": sys.exception()}
-    )
-
-
-def shares_our_memory(executor: concurrent.futures.Executor) -> bool:
-    """Whether an executor is known to run functions in this process and interpreter."""
-    if not isinstance(executor, concurrent.futures.ThreadPoolExecutor):
-        return False
-    elsewhere = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
-    return elsewhere is None or not isinstance(executor, elsewhere)
+    def _become_inherited(self) -> None:
+        """See `_fork`."""
+        self._call_soon = self._call_soon_threadsafe = self._is_closed = refuse
 
 
 defaults.for_loop = IOLoop

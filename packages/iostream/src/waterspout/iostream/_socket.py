@@ -102,7 +102,7 @@ class IOStream(BaseIOStream):
         Raises:
             OSError: If it cannot be connected, such as `ConnectionRefusedError`, or the TLS
                 handshake fails. The stream is closed then.
-            RuntimeError: If it is connecting already.
+            RuntimeError: If it is connecting or connected already; it stays so.
             StreamClosedError: If it is closed, or is closed meanwhile.
         """
         connecting = self._connect(address, server_hostname)
@@ -113,10 +113,10 @@ class IOStream(BaseIOStream):
         return task
 
     async def _connect(self, address: Any, server_hostname: str | None) -> Self:
-        if self._connecting or self._opening:
-            raise RuntimeError("the stream is connecting or connected already")
         if self._closed:
             raise StreamClosedError(self._reason)
+        if self._connecting or self._opening or is_connected(self.socket):
+            raise RuntimeError("the stream is connecting or connected already")
         self._connecting = self._opening = True
         opened = self._when_open()
         try:
@@ -205,6 +205,15 @@ def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
         else:
             future.set_exception(error)
             future.exception()
+
+
+def is_connected(socket: _socket.socket) -> bool:
+    """Whether a socket has another end."""
+    try:
+        socket.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _is_literal(host: str) -> bool:

@@ -23,7 +23,7 @@ from waterspout.ioloop.scheduling import (
     timeout_seconds,
 )
 from waterspout.iostream._checks import check_callback
-from waterspout.iostream._socket import IOStream
+from waterspout.iostream._socket import IOStream, is_connected
 
 SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
 
@@ -256,12 +256,3 @@ def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
     if options:
         raise TypeError(f"ssl_options has unknown keys: {sorted(options)}")
     return context
-
-
-def is_connected(socket: _socket.socket) -> bool:
-    """Whether a socket has another end."""
-    try:
-        socket.getpeername()
-    except OSError:
-        return False
-    return True

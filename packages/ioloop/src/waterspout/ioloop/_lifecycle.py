@@ -1,11 +1,20 @@
-"""What is left to do when a loop is closed."""
+"""The first and the last things that a loop does."""
 
 import asyncio
 import contextlib
+import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
 from waterspout.ioloop.scheduling import FileDescriptor
+
+
+async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:
+    """Call a function, and await its result if that can be, within a time."""
+    async with asyncio.timeout(seconds):
+        result = func()
+        return await result if inspect.isawaitable(result) else result
 
 
 def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
