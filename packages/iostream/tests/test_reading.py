@@ -266,6 +266,37 @@ async def test_max_buffer_size_bounds_a_read(make_pair):
     assert await stream.read_until_close() == b"y" * 1000
 
 
+@pytest.mark.parametrize("drip", [True, False])
+async def test_the_bound_does_not_depend_on_the_chunking(make_pair, drip):
+    stream, peer = make_pair(max_buffer_size=1000, read_chunk_size=4096)
+    reading = asyncio.create_task(_awaited(stream.read_until(b"\n")))
+    await settle()
+    data = b"x" * 1500 + b"\n"
+    for start in range(0, len(data), 100 if drip else len(data)):
+        peer.send(data[start : start + (100 if drip else len(data))])
+        if drip:
+            await settle(1)
+    with pytest.raises(StreamBufferFullError):
+        await reading
+    assert len(stream._read_buffer) <= 1000
+    assert await stream.read_bytes(1000) == data[:1000]
+    assert await stream.read_until(b"\n") == data[1000:]
+
+
+async def test_a_read_with_a_callback_gives_nothing_back(pair):
+    stream, peer = pair
+    got = []
+    reading = asyncio.create_task(_awaited(stream.read_bytes(5, callback=got.append)))
+    await settle()
+    future = stream._read_future
+    peer.send(b"hello")
+    await _cancel_when_done(future, reading)
+    await settle()
+    assert got == [b"hello"]
+    peer.send(b"again")
+    assert await stream.read_bytes(5) == b"again"
+
+
 async def test_reading_ahead_stops(make_pair):
     stream, peer = make_pair(tcp=True)
     peer.send(b"x")

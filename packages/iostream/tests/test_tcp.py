@@ -402,3 +402,145 @@ def test_families_take_turns():
     found = [(six, 1), (six, 2), (six, 3), (four, 4), (four, 5)]
     assert interleave(found) == [(six, 1), (four, 4), (six, 2), (four, 5), (six, 3)]
     assert interleave([]) == []
+
+
+async def test_what_is_done_before_it_connects_waits(addresses):
+    async with await serve_tcp(echo, LOCAL) as server:
+        addresses["host"] = [(socket.AF_INET, (LOCAL, server.port))]
+        stream = IOStream(socket.socket())
+        closed = asyncio.Event()
+        stream.set_close_callback(closed.set)
+        reading, writing = stream.read_until(b"\n"), stream.write(b"early\n")
+        await asyncio.sleep(0.01)
+        assert not stream.closed()
+        task = stream.connect(("host", server.port), lambda _: None)
+        later = stream.write(b"later\n")
+        await asyncio.gather(task, writing, later)
+        assert await reading == b"early\n"
+        assert await stream.read_until(b"\n") == b"later\n"
+        with pytest.raises(TypeError, match="callback must be callable"):
+            stream.connect((LOCAL, 1), 5)
+        with pytest.raises(RuntimeError, match="connected already"):
+            stream.connect((LOCAL, 1), print)
+        stream.close()
+        await asyncio.wait_for(closed.wait(), 10)
+        stream.set_nodelay(True)  # of no use any more, and no error
+
+
+async def test_a_unix_socket_whose_queue_is_full(tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(path)
+        listener.listen(0)
+        with pytest.raises(BlockingIOError):
+            for _ in range(10):
+                stream = IOStream(socket.socket(socket.AF_UNIX))
+                stack.callback(stream.close)
+                await stream.connect(path)
+                assert stream.socket.getpeername() == path
+
+
+async def test_a_connection_that_is_gone_already():
+    with socket.create_server((LOCAL, 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        accepted, _ = listener.accept()
+        with accepted, pytest.raises(ConnectionResetError):
+            IOStream(accepted)
+    async with await serve_tcp(echo, LOCAL) as server:
+        client = socket.create_connection((LOCAL, server.port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        async with await connect_tcp(LOCAL, server.port) as stream:
+            await stream.write(b"next\n")
+            assert await stream.read_until(b"\n") == b"next\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", range(10))
+async def test_the_winner_is_closed_when_cancelled_while_losers_end(addresses, black_hole, steps):
+    async with await serve_tcp(echo, LOCAL) as server:
+        addresses["host"] = [
+            (socket.AF_INET, (LOCAL, black_hole)),
+            (socket.AF_INET, (LOCAL, server.port)),
+        ]
+        connecting = asyncio.create_task(connect_tcp("host", server.port))
+        while not server.connections and not connecting.done():
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        if not connecting.cancelled():
+            connecting.result().close()
+    gc.collect()
+
+
+async def test_a_handler_may_close_its_server():
+    closed = asyncio.Event()
+
+    async def handler(stream):
+        await server.close()
+        closed.set()
+
+    server = await serve_tcp(handler, LOCAL)
+    async with await connect_tcp(LOCAL, server.port) as stream:
+        assert await stream.read_until_close() == b""
+    await asyncio.wait_for(closed.wait(), 10)
+    await server.close()
+    assert server.port > 0
+
+
+async def test_a_block_that_raises_does_not_wait_for_handlers():
+    async def handler(stream):
+        await stream.read_until_close()
+
+    with pytest.raises(LookupError):
+        async with await serve_tcp(handler, LOCAL) as server:
+            stream = await connect_tcp(LOCAL, server.port)
+            while not server.connections:
+                await asyncio.sleep(0.001)
+            raise LookupError
+    assert await stream.read_until_close() == b""
+    stream.close()
+
+
+async def test_bad_arguments_of_streams_raise_at_once():
+    with pytest.raises(TypeError, match="max_bufer_size"):
+        await serve_tcp(echo, LOCAL, max_bufer_size=3)
+    with pytest.raises(ValueError, match="host must name at least one address"):
+        await serve_tcp(echo, [])
+    async with await serve_tcp(echo, LOCAL, ssl=False) as server:
+        async with await connect_tcp(LOCAL, server.port, ssl=False) as stream:
+            assert type(stream) is IOStream
+
+
+async def test_a_system_without_a_family_serves_the_other(monkeypatch, addresses):
+    class NoIPv6(socket.socket):
+        def bind(self, address):
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "no such address")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    async with await serve_tcp(echo) as server:
+        async with await connect_tcp(LOCAL, server.port):
+            assert len(server.sockets) == 1
+    with pytest.raises(OSError, match="no such address"):
+        await serve_tcp(echo, "::1")
+
+
+async def test_a_group_that_only_tells_of_a_close_is_not_reported():
+    reports = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: reports.append(c["exception"]))
+
+    async def handler(stream):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(echo(stream))
+
+    async with await serve_tcp(handler, LOCAL) as server:
+        async with await connect_tcp(LOCAL, server.port) as stream:
+            await stream.write(b"x\n")
+            assert await stream.read_until(b"\n") == b"x\n"
+    assert reports == []

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import os
 import socket
 import ssl
+import threading
 
 import pytest
 
@@ -300,3 +302,235 @@ async def test_cancelled_at_every_moment(serve, client_context):
 
 def test_a_plain_stream_is_no_tls_stream():
     assert issubclass(SSLIOStream, IOStream)
+
+
+def tls_ends(server_context, client_context):
+    """A blocking TLS server's end in a thread to come, and a stream to it, over loopback."""
+    with socket.create_server((LOCAL, 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        raw, _ = listener.accept()
+    stream = SSLIOStream(client, ssl_options=client_context, server_hostname="localhost")
+    return raw, stream
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+async def test_closing_right_after_a_write_cuts_nothing_off(server_context, client_context, size):
+    """The server's session tickets come when the client is closed already."""
+    raw, stream = tls_ends(server_context, client_context)
+    go_on = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(
+            raw, server_side=True, suppress_ragged_eofs=False
+        ) as server:
+            go_on.wait(10)
+            received = 0
+            while data := server.recv(65536):
+                received += len(data)
+            return received
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+    await stream.wait_for_handshake()
+    writing = stream.write(b"x" * size)
+    if size == 100:
+        await writing
+    else:
+        go_on.set()
+        await writing
+    stream.close()
+    assert stream.closed()
+    go_on.set()
+    assert await serving == size
+
+
+async def test_the_alert_is_sent_also_when_the_kernel_is_full(server_context, client_context):
+    left, right = socket.socketpair()
+    stream = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
+    go_on = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(
+            right, server_side=True, suppress_ragged_eofs=False
+        ) as server:
+            go_on.wait(10)
+            received = 0
+            while data := server.recv(65536):
+                received += len(data)
+            return received
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+    await stream.wait_for_handshake()
+    sent = 0
+    while not stream.writing():
+        last = stream.write(b"x" * 1000)
+        sent += 1000
+    go_on.set()
+    await last
+    go_on.clear()
+    stream.close()
+    go_on.set()
+    assert await serving == sent
+
+
+async def test_nobody_waits_for_ever_for_the_other_ends_end(
+    server_context, client_context, monkeypatch
+):
+    import waterspout.iostream._linger as module
+
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.02)
+    raw, stream = tls_ends(server_context, client_context)
+    release = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(raw, server_side=True) as server:
+            server.send(b"x" * 100)
+            release.wait(10)
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+    await stream.read_bytes(1)
+    fd = stream.fileno()
+    stream.close()
+    os.fstat(fd)  # lingers
+    while True:
+        try:
+            os.fstat(fd)
+        except OSError:
+            break
+        await asyncio.sleep(0.005)
+    release.set()
+    await serving
+
+
+def test_a_loop_that_ends_lets_it_go(server_context, client_context, loop_factory):
+    raw, stream = tls_ends(server_context, client_context)
+    release = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(raw, server_side=True):
+            release.wait(10)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+
+    async def main():
+        await stream.wait_for_handshake()
+        stream.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    gc.collect()
+    release.set()
+    thread.join()
+
+
+async def test_a_write_that_wants_to_read_does_not_spin(server_context, authority):
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones send tickets of their own accord
+    raw, stream = tls_ends(server_context, context)
+    server = SSLIOStream(raw, ssl_options=server_context, server_side=True)
+    await asyncio.gather(stream.wait_for_handshake(), server.wait_for_handshake())
+    calls = []
+    real = stream.write_to_fd
+
+    def write_to_fd(data):
+        calls.append(len(data))
+        if len(calls) == 1:
+            stream._write_wants_read = True
+            return 0
+        return real(data)
+
+    stream.write_to_fd = write_to_fd
+    writing = stream.write(b"wait\n")
+    await asyncio.sleep(0.02)
+    assert len(calls) == 1
+    await server.write(b"go on\n")
+    await writing
+    assert await server.read_until(b"\n") == b"wait\n"
+    assert await stream.read_until(b"\n") == b"go on\n"
+    real_read = stream.read_from_fd
+    stream._read_wants_write = True  # and a read that wants to write goes on when it can
+    reading = stream.read_until(b"\n")
+    await server.write(b"more\n")
+    assert await reading == b"more\n"
+    assert real_read is not None
+    stream.close()
+    server.close()
+
+
+async def test_a_name_that_is_none_is_an_error(serve, client_context):
+    async with await serve() as server:
+        for name in (".example.com", "a" * 64 + ".com"):
+            with pytest.raises((ValueError, OSError)):
+                await asyncio.wait_for(
+                    connect_tcp(LOCAL, server.port, ssl=client_context, server_hostname=name), 10
+                )
+    gc.collect()
+
+
+async def test_a_handshake_that_fails_inside_a_write_says_why(client_context):
+    left, right = socket.socketpair()
+    right.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    stream = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
+    with pytest.raises(StreamClosedError) as caught:
+        await stream.write(b"x")
+    assert isinstance(caught.value.real_error, ssl.SSLError)
+    with pytest.raises(ssl.SSLError):
+        await stream.wait_for_handshake()
+    right.close()
+
+
+async def test_a_client_that_resets_at_once_is_not_reported(serve):
+    reports = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: reports.append(c))
+    async with await serve() as server:
+        for _ in range(5):
+            client = socket.create_connection((LOCAL, server.port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.close()
+        async with await connect_tcp(LOCAL, server.port):
+            await asyncio.sleep(0.01)
+    assert reports == []
+
+
+async def test_closing_does_not_wait_for_handshakes(serve):
+    server = await serve(handshake_timeout=None)
+    with socket.create_connection((LOCAL, server.port)):
+        while not server.connections:
+            await asyncio.sleep(0.001)
+        await asyncio.wait_for(server.close(), 10)
+
+
+async def test_a_socket_that_was_used_before(server_context, client_context):
+    raw, unused = tls_ends(server_context, client_context)
+    sock = unused.socket
+    ready = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(raw, server_side=True) as server:
+            server.send(b"0123456789")
+            ready.wait(10)
+
+    serving = asyncio.create_task(asyncio.to_thread(serve))
+
+    def begin():
+        sock.setblocking(True)
+        sock.do_handshake()
+        return sock.recv(5)
+
+    assert await asyncio.to_thread(begin) == b"01234"
+    stream = SSLIOStream(sock)
+    assert await asyncio.wait_for(stream.read_bytes(5), 10) == b"56789"
+    stream.close()
+    ready.set()
+    await serving
+    wrapped = client_context.wrap_socket(socket.socket(), server_hostname="localhost")
+    with wrapped, pytest.raises(ValueError, match="must be connected if it is an SSLSocket"):
+        SSLIOStream(wrapped)
+
+
+async def test_the_handshake_has_succeeded_also_when_the_stream_is_closed(serve, client_context):
+    async with await serve() as server:
+        async with await connect_tcp(LOCAL, server.port, ssl=client_context) as stream:
+            pass
+        assert await stream.wait_for_handshake() is stream

@@ -121,8 +121,56 @@ async def test_a_broken_connection_closes_the_stream_but_what_came_can_be_read(p
     with pytest.raises(StreamClosedError) as caught:
         stream.write(b"x")
     assert isinstance(caught.value.real_error, BrokenPipeError)
-    assert stream.closed()
+    with pytest.raises(StreamClosedError):
+        stream.write(b"y")
     assert await stream.read_bytes(6) == b"before"
+    assert await stream.read_until_close() == b""
+    assert stream.closed()
+    assert isinstance(stream.error, BrokenPipeError)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_when_sending_fails_reading_goes_on_to_the_end(pair, size):
+    stream, peer = pair
+    big = socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22
+    peer.socket.setsockopt(*big)
+    stream.socket.setsockopt(*big)
+    received = 0
+    peer.send(b"x")
+    assert await stream.read_bytes(1) == b"x"
+    sent = peer.socket.send(b"y" * size)
+    peer.close()
+    reading = stream.read_bytes(sent)
+    with pytest.raises(StreamClosedError):
+        stream.write(b"z")
+    received = await reading
+    assert received == b"y" * sent
+    assert await stream.read_until_close() == b""
+
+
+async def test_a_clean_end_stays_one_when_sending_fails_later(make_pair):
+    stream, peer = make_pair(tcp=True)
+    writing = stream.write(b"x" * 8 * BIG)
+    reading = stream.read_bytes(100)
+    peer.send(b"response")
+    peer.socket.shutdown(socket.SHUT_WR)
+    with pytest.raises(StreamClosedError):
+        await reading
+    peer.close()
+    with pytest.raises(StreamClosedError):
+        await writing
+    assert await stream.read_until_close() == b"response"
+
+
+async def test_writes_that_were_handed_over_are_not_told_of_a_later_failure(make_pair):
+    stream, peer = make_pair()
+    first = stream.write(b"x" * BIG)
+    second = stream.write(b"y" * BIG)
+    assert await peer.receive(BIG) == b"x" * BIG
+    await first
+    peer.close()
+    with pytest.raises(StreamClosedError):
+        await second
 
 
 async def test_a_connection_that_breaks_while_writes_wait(make_pair):
@@ -161,6 +209,17 @@ async def test_the_close_callback_comes_after_the_pending_read(pair):
     stream.close()
     await settle()
     assert order == ["read", "closed"]
+
+
+async def test_it_comes_after_the_callback_of_the_read_that_ended_it(pair):
+    stream, peer = pair
+    order = []
+    stream.set_close_callback(lambda: order.append("closed"))
+    stream.read_until_close(callback=order.append)
+    peer.send(b"bye")
+    peer.close()
+    await settle()
+    assert order == [b"bye", "closed"]
 
 
 async def test_it_does_not_wait_for_unread_bytes(pair):
@@ -376,3 +435,79 @@ async def test_one_busy_peer_does_not_starve_the_loop(pair):
     assert turns > 20
     task.cancel()
     await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_stream_can_be_closed_after_its_loop(loop_factory, pending):
+    left, right = socket.socketpair()
+
+    async def begin():
+        stream = IOStream(left)
+        stream.set_close_callback(print)
+        reading = stream.read_bytes(1) if pending else None
+        writing = stream.write(b"x" * BIG)
+        await settle()
+        return stream, reading, writing
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        stream, reading, writing = runner.run(begin())
+    stream.close()
+    assert stream.closed()
+    assert left.fileno() == -1
+    right.close()
+
+
+async def test_errors_can_be_copied_and_pickled():
+    import copy
+    import pickle
+
+    for error in (
+        StreamClosedError(),
+        StreamClosedError(ConnectionResetError(104, "reset"), partial=b"abc"),
+    ):
+        for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+            assert str(twin) == str(error)
+            assert twin.partial == error.partial
+            assert repr(twin.real_error) == repr(error.real_error)
+
+
+async def test_a_reset_right_behind_the_bytes_is_noticed(make_pair):
+    """Also where the bytes are more than one receipt takes: libuv tells of an error only once."""
+    for size in (10, 500_000):
+        stream, peer = make_pair(tcp=True, read_chunk_size=4096)
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        reading = stream.read_until_close()
+        await settle()
+        peer.socket.send(b"x" * size)
+        peer.reset()
+        with pytest.raises(StreamClosedError) as caught:
+            await asyncio.wait_for(reading, 10)
+        assert isinstance(caught.value.real_error, ConnectionResetError)
+
+
+async def test_bytes_that_come_back_after_a_reset_can_be_read(make_pair):
+    stream, peer = make_pair(tcp=True)
+    future = stream.read_bytes(5)
+
+    async def wait():
+        return await future
+
+    task = asyncio.create_task(wait())
+    await settle()
+
+    def cancel_and_reset(_):
+        task.cancel()
+        peer.reset()
+        try:
+            while True:
+                stream.write(b"x")
+        except StreamClosedError:
+            pass
+
+    future.add_done_callback(cancel_and_reset)
+    peer.send(b"hello")
+    await asyncio.wait([task])
+    if task.cancelled():
+        assert await stream.read_bytes(5, partial=True) == b"hello"
+    else:
+        assert task.result() == b"hello"

@@ -5,9 +5,15 @@ it calls whichever of the two it was asked for. So a handler whose mask has `ERR
 asked, when it is called, whether the descriptor was hung up; other handlers pay nothing. A mask
 of `ERROR` alone is watched as a reader. While such a descriptor has bytes that nobody asked
 for, it would be reported in every iteration, so it is asked by a timer instead.
+
+libuv, and so uvloop, stops watching a descriptor that has an error, after telling once. On loops
+other than asyncio's own selector loops, the kernel is therefore asked after each call whether
+there is one, and if so the descriptor is watched anew: a handler that took only some of the bytes
+is called again.
 """
 
 import asyncio
+import asyncio.selector_events
 import os
 import select
 import sys
@@ -24,7 +30,7 @@ _MASK = READ | WRITE | ERROR
 
 
 class _Handler:
-    __slots__ = ("callback", "events", "fd", "poll", "reading", "source", "writing")
+    __slots__ = ("callback", "events", "fd", "poll", "probe", "reading", "source", "writing")
 
     def __init__(self, fd: int, source: FileDescriptor, callback: EventCallback) -> None:
         self.fd = fd
@@ -34,6 +40,7 @@ class _Handler:
         self.reading = False
         self.writing = False
         self.poll: asyncio.TimerHandle | None = None
+        self.probe: Any = None  # asks for an error of the descriptor
 
 
 class Handlers:
@@ -55,6 +62,9 @@ class Handlers:
         self._is_closed = is_closed
         self._run = run
         self._watcher: asyncio.AbstractEventLoop | SelectorThread = loop
+        self._gives_up = hasattr(select, "poll") and not isinstance(
+            loop, asyncio.selector_events.BaseSelectorEventLoop
+        )
         self._handlers: dict[int, _Handler] = {}
 
     def __len__(self) -> int:
@@ -159,6 +169,22 @@ class Handlers:
         if handler.events & ERROR and hung_up(handler.fd):
             event |= ERROR
         self._run(handler.callback, handler.source, event)
+        if self._gives_up and self._watcher is self._loop and self._has_error(handler):
+            self._loop.call_soon(self._watch_anew, handler)
+
+    def _has_error(self, handler: _Handler) -> bool:
+        if self._handlers.get(handler.fd) is not handler:
+            return False
+        if handler.probe is None:
+            handler.probe = select.poll()
+            handler.probe.register(handler.fd, 0)
+        return any(event & select.POLLERR for _, event in handler.probe.poll(0))
+
+    def _watch_anew(self, handler: _Handler) -> None:
+        if self._handlers.get(handler.fd) is handler:
+            events = handler.events
+            self._watch(handler, 0)
+            self._watch(handler, events)
 
     def _poll(self, handler: _Handler) -> None:
         """Ask again about a descriptor that has bytes nobody wants."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view, check_callback, count, exception_of
-from waterspout.iostream._core import StreamCore
+from waterspout.iostream._core import FLUSH_AT_MOST, StreamCore
 from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError
 from waterspout.iostream._reads import (
     Emit,
@@ -223,7 +223,8 @@ class BaseIOStream(StreamCore):
         Args:
             data: Contiguous bytes. They may be sent from where they are, so they must not change
                 until the future is done.
-            callback: Called on the loop, without arguments, once the future is done.
+            callback: Called on the loop, without arguments, once all of it is handed over; not if
+                the future was cancelled.
 
         Returns:
             A future that is done when all of it is handed to the kernel, or has
@@ -238,8 +239,7 @@ class BaseIOStream(StreamCore):
         """
         view = bytes_view("data", data)
         check_callback("callback", callback)
-        if self._closed:
-            raise StreamClosedError(self._reason)
+        self._check_can_write()
         unsent = len(self._write_buffer)
         if unsent and unsent + len(view) > self._max_write_buffer_size:
             raise StreamBufferFullError(
@@ -248,10 +248,12 @@ class BaseIOStream(StreamCore):
             )
         reactor = self._use_reactor()
         self._open()
+        self._check_can_write()
         if not unsent and not self._opening:
-            view = view[self._send(view) :]
-            if self._closed:
-                raise StreamClosedError(self._reason)
+            view = view[self._send(view[:FLUSH_AT_MOST]) :]
+            if self._write_error is not None:
+                self._update_events()
+                raise StreamClosedError(self._write_error)
         future: asyncio.Future[None] = reactor.create_future()
         self._write_buffer.append(view)
         if len(self._write_buffer):
@@ -270,6 +272,10 @@ class BaseIOStream(StreamCore):
         Args:
             value: Whether to send at once.
         """
+
+    def _check_can_write(self) -> None:
+        if self._closed or self._write_error is not None:
+            raise StreamClosedError(self._write_error or self._reason)
 
     # State and end
 
@@ -321,6 +327,7 @@ class BaseIOStream(StreamCore):
             self._ended = True
             self._try_read()
             self._close_now()
+        self._dropped = True
         self._read_buffer.clear()
 
     def _emitter(self, streaming_callback: Callable[[bytes], object] | None) -> Emit | None:

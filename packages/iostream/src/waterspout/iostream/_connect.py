@@ -33,7 +33,7 @@ async def connect_tcp(
     host: str,
     port: int,
     *,
-    ssl: SSLOptions | bool = False,
+    ssl: SSLOptions | bool = None,
     server_hostname: str | None = None,
     timeout: Timeout = None,
     local_addr: tuple[str, int] | None = None,
@@ -47,7 +47,8 @@ async def connect_tcp(
     Args:
         host: A name or address. A name is resolved off the loop.
         port: The port.
-        ssl: For TLS, True or what `SSLIOStream` takes as `ssl_options`.
+        ssl: For TLS, True, or a context or dict as `SSLIOStream` takes them; `None` and False
+            mean plain.
         server_hostname: With TLS, the name that the server must prove; by default `host`.
         timeout: Seconds, or a `timedelta`, that all of it may take.
         local_addr: The address and port to connect from.
@@ -69,7 +70,8 @@ async def connect_tcp(
         raise TypeError(f"host must be a string, not {host!r}")
     check_port(port)
     seconds = timeout_seconds(timeout)
-    context = None if ssl is False else ssl_context(None if ssl is True else ssl, False)
+    plain = ssl is None or ssl is False
+    context = None if plain else ssl_context(None if ssl is True else ssl, False)
 
     def new_stream(socket: _socket.socket) -> IOStream:
         if context is None:
@@ -177,16 +179,22 @@ class _Race:
 
     async def _stop(self, winner: IOStream | None) -> None:
         """Cancel what still runs and close what connected, but the winner."""
+        cancelled: asyncio.CancelledError | None = None
         for attempt in self._attempts:
             attempt.cancel()
+        while pending := [attempt for attempt in self._attempts if not attempt.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError as error:
+                cancelled = error  # once all of them are done, which takes no time
         for attempt in self._attempts:
-            while not attempt.done():
-                await asyncio.wait([attempt])
             if not attempt.cancelled() and attempt.exception() is None:
                 stream = attempt.result()
-                if stream is not winner:
+                if stream is not winner or cancelled is not None:
                     stream.close()
         self._attempts.clear()
+        if cancelled is not None:
+            raise cancelled
 
     async def _attempt(self, family: int, address: Any) -> IOStream:
         socket = _socket.socket(family, _socket.SOCK_STREAM)
@@ -197,7 +205,11 @@ class _Race:
         except BaseException:
             socket.close()
             raise
-        await stream.connect(address)
+        try:
+            await stream.connect(address)
+        except BaseException:
+            stream.close()
+            raise
         stream.set_nodelay(True)
         return stream
 

@@ -9,7 +9,7 @@ Rules:
     holds the other end back.
 4.  A write is sent whole, in order, also if its future is cancelled.
 5.  Once the other end has closed, what was read ahead can still be read, pending writes still go
-    out, and then the descriptor is closed.
+    out, and then the descriptor is closed. If sending fails, reading still goes on to the end.
 """
 
 import asyncio
@@ -83,11 +83,12 @@ class StreamCore:
         )
         self._read_ahead = min(READ_AHEAD, self._max_buffer_size)
         self._half_open = half_open
+        self._least_room = 1  # bytes that a receipt must have room for
         self.error: BaseException | None = None
 
         self._read_buffer = ReadBuffer()
         self._read: Read[Any] | None = None
-        self._read_future: ReadFuture[Any] | None = None
+        self._read_future: asyncio.Future[Any] | None = None
         self._gap: Read[Any] | None = None  # done, but its task has not resumed; see _future
         self._write_buffer = WriteBuffer()
         self._write_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -100,7 +101,9 @@ class StreamCore:
         self._opening_events = 0
         self._ended = False  # nothing more will come
         self._reason: BaseException | None = None  # why, for reads that come later
+        self._write_error: BaseException | None = None  # nothing can be sent any more
         self._closed = False
+        self._dropped = False  # whether close() dropped what was not read
         self._close_callback: Callable[[], object] | None = None
 
     # How bytes are moved: for subclasses
@@ -167,8 +170,9 @@ class StreamCore:
         if result is not NOT_YET:
             future.set_result(result)
         else:
-            future = waiting = ReadFuture(future.get_loop(), partial(self._settled, read))
-            self._read, self._read_future = read, waiting
+            if callback is None:  # who gives a callback has the result, however it is awaited
+                future = ReadFuture(future.get_loop(), partial(self._settled, read))
+            self._read, self._read_future = read, future
             self._listening = True
         self._update_events()
         if callback is not None:
@@ -199,28 +203,29 @@ class StreamCore:
         try:
             result = NOT_YET if future.done() else self._attempt(read)
         except (StreamClosedError, StreamBufferFullError, UnsatisfiableReadError) as error:
-            future.set_exception(error)
-            future.exception()  # the next read meets it too, so it need not be logged
+            fail(future, error)
         else:
             if result is not NOT_YET:
                 future.set_result(result)
         if future.done():
             self._read = self._read_future = None
-            if future.awaited and not future.cancelled() and future.exception() is None:
+            if isinstance(future, ReadFuture) and future.has_gap():
                 self._gap = read
             self._maybe_run_close_callback()
 
     def _settled(self, read: Read[R], result: R, returned: bool) -> None:
         """The task of a read has resumed, or never will."""
         self._gap = None
-        if returned and not (self._closed and self._reason is not None):
+        if returned and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
         self._try_read()
         self._update_events()
 
     def _fill(self) -> None:
-        """Receive what is there, up to one chunk."""
-        chunk = _scratch.get(self._read_chunk_size)
+        """Receive what is there, up to one chunk, and to what may be gathered."""
+        limit = self._max_buffer_size if self.reading() else self._read_ahead
+        room = max(limit - len(self._read_buffer), self._least_room)
+        chunk = _scratch.get(min(self._read_chunk_size, room))
         try:
             size = self.read_from_fd(chunk)
         except OSError as error:
@@ -236,21 +241,27 @@ class StreamCore:
 
     def _end(self, error: BaseException | None) -> None:
         """Nothing more will come."""
+        if self._ended:
+            return
         self._ended = True
-        self._reason = self.error = error
+        self._reason = error
+        self.error = self.error or error
         self._try_read()
-        if error is not None or not (self._half_open or self._write_buffer):
+        if error is not None or not self._has_more_to_send():
             self._close_now()
+
+    def _has_more_to_send(self) -> bool:
+        """Whether the stream is to stay open for writing, after the other end's end."""
+        return self._write_error is None and (self._half_open or bool(self._write_buffer))
 
     # Writing
 
     def _send(self, view: memoryview) -> int:
-        """Hand bytes to the kernel; closes the stream if that fails."""
+        """Hand bytes to the kernel; if that fails, all writes fail."""
         try:
             sent = self.write_to_fd(view)
         except OSError as error:
-            self._drain()
-            self._end(error)
+            self._fail_writes(error)
             return 0
         self._written += sent
         return sent
@@ -261,30 +272,26 @@ class StreamCore:
         budget = FLUSH_AT_MOST
         while buffer and budget > 0:
             with buffer.first() as view:
-                sent, size = self._send(view), len(view)
-            if self._closed:
+                part = view[:budget]
+                sent, size = self._send(part), len(part)
+                part.release()
+            if self._write_error is not None:
                 return
             buffer.advance(sent)
             budget -= sent
             if sent < size:
                 break
+        self._tell_writers()
+        if self._ended and not self._has_more_to_send():
+            self._close_now()
+
+    def _tell_writers(self) -> None:
+        """Resolve the writes of which all is handed over."""
         waiters = self._write_waiters
         while waiters and waiters[0][0] <= self._written:
             _, future = waiters.popleft()
             if not future.done():
                 future.set_result(None)
-        if self._ended and not buffer and not self._half_open:
-            self._close_now()
-
-    def _drain(self) -> None:
-        """Take in what had arrived before sending failed."""
-        chunk = _scratch.get(self._read_chunk_size)
-        with contextlib.suppress(OSError):
-            while not self._ended and len(self._read_buffer) < self._read_ahead:
-                size = self.read_from_fd(chunk)
-                if not size:
-                    break
-                self._read_buffer.append(chunk[:size])
 
     # Events
 
@@ -324,7 +331,8 @@ class StreamCore:
             self._watched = self.fileno()
             reactor.add_handler(self._watched, self._on_events, events)
         elif events == 0:
-            reactor.remove_handler(self._watched)
+            with contextlib.suppress(KeyError):  # a loop that was closed has forgotten it
+                reactor.remove_handler(self._watched)
         else:
             reactor.update_handler(self._watched, events)
         self._events = events
@@ -337,28 +345,43 @@ class StreamCore:
                 self._flush()
             if events & READ and not self._ended:
                 self._fill()
-        self._update_events()
+        if not self._closed:
+            self._update_events()
 
     def _close_now(self) -> None:
         """Close the descriptor and tell everybody."""
         if self._closed:
             return
         self._closed = True
-        self._update_events()
-        self.close_fd()
+        try:
+            self._update_events()
+        finally:
+            self.close_fd()
+            self._fail_writes(self._write_error or self._reason)
+            self._maybe_run_close_callback()
+
+    def _fail_writes(self, error: BaseException | None) -> None:
+        """Nothing can be sent any more. Reads go on to the end, which then closes the stream."""
+        self._write_error = error
+        self.error = self.error or (None if self._closed else error)
         self._write_buffer.clear()
+        self._tell_writers()
         waiters, self._write_waiters = self._write_waiters, deque()
         for _, future in waiters:
-            if not future.done():
-                future.set_exception(StreamClosedError(self._reason))
-                future.exception()  # the next operation meets it too, so it need not be logged
-        self._maybe_run_close_callback()
+            fail(future, StreamClosedError(error))
+        if self._ended:
+            self._close_now()
+        else:
+            self._listening = True
 
     def _maybe_run_close_callback(self) -> None:
         callback = self._close_callback
         if callback is not None and self._closed and not self.reading():
             self._close_callback = None
-            self._use_reactor().add_callback(callback)
+            reactor = self._use_reactor()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be told
+                # One hop more than a result takes to its callback, so that it comes after that.
+                reactor.add_callback(reactor.add_callback, callback)
 
     def _deliver(self, callback: Callable[[Any], object], future: "asyncio.Future[Any]") -> None:
         """Give a done future's result to a callback, or its error to the loop."""
@@ -369,6 +392,17 @@ class StreamCore:
             self._use_reactor().add_callback(callback, future.result())
         else:
             self._use_reactor().add_callback(_raise, error)
+
+
+def fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    """Give a future an exception. The next operation meets it too, so nobody need look at it."""
+    if future.done() or future.get_loop().is_closed():
+        return
+    if isinstance(error, asyncio.CancelledError):
+        future.cancel()
+    else:
+        future.set_exception(error)
+        future.exception()
 
 
 def _raise(error: BaseException) -> None:

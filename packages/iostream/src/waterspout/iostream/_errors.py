@@ -1,5 +1,7 @@
 """What can go wrong with a stream."""
 
+from typing import Any
+
 
 class StreamClosedError(OSError):
     """The stream is closed, or its other end is, and the operation cannot be done any more.
@@ -19,6 +21,15 @@ class StreamClosedError(OSError):
         super().__init__(f"stream is closed: {reason}")
         self.real_error = real_error
         self.partial = partial
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.real_error, self.partial)
+
+
+def _rebuild(
+    cls: type[StreamClosedError], real_error: BaseException | None, partial: bytes
+) -> StreamClosedError:
+    return cls(real_error, partial=partial)
 
 
 class UnsatisfiableReadError(Exception):

@@ -34,10 +34,9 @@ class ReadFuture(asyncio.Future[R]):
         self._awaiting = 0
         self._returned = False
 
-    @property
-    def awaited(self) -> bool:
-        """Whether a task is suspended in an `await` of it."""
-        return self._awaiting > 0
+    def has_gap(self) -> bool:
+        """Whether it has a result that a task suspended in an `await` of it is to take."""
+        return self._awaiting > 0 and not self.cancelled() and self.exception() is None
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():

@@ -4,8 +4,9 @@ import asyncio
 import errno
 import socket as _socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from waterspout.ioloop.scheduling import (
     READ,
@@ -23,11 +24,14 @@ from waterspout.iostream._tls import SSLIOStream, SSLOptions, ssl_context
 Handler: TypeAlias = Callable[[IOStream], Awaitable[object]]
 
 ACCEPT_PAUSE = 0.5
-"""Seconds without accepting, after the system had no descriptor or memory for a connection."""
+"""Seconds without accepting, after the system had no descriptor or memory for a connection, say."""
 ACCEPT_AT_ONCE = 64
 """Connections accepted before the loop gets its turn."""
 
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_GONE = {errno.ECONNABORTED, errno.ECONNRESET, errno.EPROTO, errno.EPERM, errno.ETIMEDOUT}
+"""Errors of `accept` that mean only that one connection is there no more."""
+_NOT_HERE = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+"""Errors of a system without one of the address families."""
 
 
 async def serve_tcp(
@@ -35,7 +39,7 @@ async def serve_tcp(
     host: str | Sequence[str] | None = None,
     port: int = 0,
     *,
-    ssl: SSLOptions = None,
+    ssl: SSLOptions | Literal[False] = None,
     backlog: int = 128,
     reuse_port: bool = False,
     **kwargs: Any,
@@ -47,7 +51,8 @@ async def serve_tcp(
 
     Each connection runs `handler(stream)` in a task of its own; with TLS, after the handshake.
     When it returns, what it wrote is sent and the stream is closed; when it raises, the stream is
-    closed and the exception reported by the loop, unless it only says that the stream is closed.
+    closed and the exception reported by the loop, unless it says no more than that the stream is
+    closed.
     Small writes are sent at once (`TCP_NODELAY`).
 
     Args:
@@ -55,7 +60,8 @@ async def serve_tcp(
         host: A name or address, or several; `None` for all interfaces. A name is resolved off
             the loop.
         port: The port; 0 takes a free one, the same for all addresses if it can.
-        ssl: For TLS, a context or a dict, as `SSLIOStream` takes them.
+        ssl: For TLS, a context or a dict, as `SSLIOStream` takes them; `None` and False mean
+            plain.
         backlog: How many connections the system may hold ready.
         reuse_port: Whether other sockets may listen on the same port, to share its load.
         **kwargs: What the streams take, such as `max_buffer_size`.
@@ -65,7 +71,7 @@ async def serve_tcp(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `port` is no port, or `ssl` has no certificate.
+        ValueError: If `host` is empty, `port` is no port, or `ssl` has no certificate.
         OSError: If a name cannot be resolved or an address cannot be listened on. Nothing is
             left behind.
         RuntimeError: If the running loop has no `Reactor`.
@@ -73,11 +79,13 @@ async def serve_tcp(
     if not callable(handler):
         raise TypeError(f"handler must be callable, not {handler!r}")
     check_port(port)
-    context = None if ssl is None else ssl_context(ssl, True)
+    context = None if ssl is None or ssl is False else ssl_context(ssl, True)
     reactor = current_scheduler()
     if not isinstance(reactor, Reactor):
         raise RuntimeError(f"the running loop's {reactor!r} is no Reactor")
     hosts: Sequence[str | None] = [host] if host is None or isinstance(host, str) else host
+    if not hosts:
+        raise ValueError(f"host must name at least one address, not {host!r}")
     addresses: list[tuple[int, Any]] = []
     for one in hosts:
         found = await reactor.run_in_executor(None, _passive_addresses, one, port)
@@ -88,7 +96,11 @@ async def serve_tcp(
             return IOStream(socket, reactor, **kwargs)
         return SSLIOStream(socket, reactor, ssl_options=context, server_side=True, **kwargs)
 
-    return TCPServer(reactor, handler, new_stream, _listen(addresses, backlog, reuse_port))
+    with _socket.socket() as unused:
+        new_stream(unused)  # so that bad arguments raise here, not at each connection
+    return TCPServer(
+        reactor, handler, new_stream, _listen(addresses, backlog, reuse_port, host is None)
+    )
 
 
 def _passive_addresses(host: str | None, port: int) -> list[tuple[int, Any]]:
@@ -99,25 +111,24 @@ def _passive_addresses(host: str | None, port: int) -> list[tuple[int, Any]]:
 
 
 def _listen(
-    addresses: list[tuple[int, Any]], backlog: int, reuse_port: bool
+    addresses: list[tuple[int, Any]], backlog: int, reuse_port: bool, skip: bool
 ) -> list[_socket.socket]:
-    """Listen on all addresses, or on none and raise."""
+    """Listen on all addresses, or on none and raise; with `skip`, on those that the system has."""
     sockets: list[_socket.socket] = []
-    port = 0
+    missing: OSError | None = None
     try:
         for family, address in addresses:
-            socket = _socket.socket(family, _socket.SOCK_STREAM)
-            sockets.append(socket)
-            socket.setblocking(False)
-            socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
-            if family == _socket.AF_INET6:
-                # IPv4 has a socket of its own, so that all addresses look the same everywhere.
-                socket.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
-            socket.bind((address[0], address[1] or port, *address[2:]))
-            port = port or socket.getsockname()[1]
-            socket.listen(backlog)
+            port = sockets[0].getsockname()[1] if sockets else address[1]
+            try:
+                sockets.append(_listen_on(family, (address[0], port, *address[2:]), reuse_port))
+            except OSError as error:
+                if not (skip and error.errno in _NOT_HERE):
+                    raise
+                missing = error
+            else:
+                sockets[-1].listen(backlog)
+        if missing is not None and not sockets:
+            raise missing
     except BaseException:
         for socket in sockets:
             socket.close()
@@ -125,13 +136,32 @@ def _listen(
     return sockets
 
 
+def _listen_on(family: int, address: Any, reuse_port: bool) -> _socket.socket:
+    socket = _socket.socket(family, _socket.SOCK_STREAM)
+    try:
+        socket.setblocking(False)
+        socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+        if family == _socket.AF_INET6:
+            # IPv4 has a socket of its own, so that all addresses look the same everywhere.
+            socket.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+        socket.bind(address)
+    except BaseException:
+        socket.close()
+        raise
+    return socket
+
+
 class TCPServer:
     """A port being listened on; what `serve_tcp` returns.
 
-    As an async context manager it closes at the end, letting handlers finish.
+    As an async context manager it closes at the end, letting handlers finish; if the block raises,
+    it cancels them.
 
     Attributes:
         sockets: The listening sockets.
+        port: The port of the first address.
     """
 
     def __init__(
@@ -145,7 +175,9 @@ class TCPServer:
         self._reactor = reactor
         self._handler = handler
         self._new_stream = new_stream
+        self.port: int = sockets[0].getsockname()[1]
         self._connections: set[asyncio.Task[None]] = set()
+        self._shaking: set[asyncio.Task[None]] = set()  # those of them still in the handshake
         self._pauses: dict[_socket.socket, TimeoutHandle] = {}
         self._closed = False
         for socket in sockets:
@@ -164,13 +196,7 @@ class TCPServer:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.close()
-
-    @property
-    def port(self) -> int:
-        """The port of the first address."""
-        port: int = self.sockets[0].getsockname()[1]
-        return port
+        await self.close(None if exc_type is None else 0)
 
     @property
     def connections(self) -> int:
@@ -180,7 +206,9 @@ class TCPServer:
     async def close(self, timeout: Timeout = None) -> None:
         """Stop listening, and let the handlers finish.
 
-        Cancelled, it has stopped listening, and cancels the handlers.
+        Connections in the handshake are cancelled at once. Cancelled itself, it has stopped
+        listening, and cancels the handlers without waiting for their end. A handler that calls it
+        does not wait for itself.
 
         Args:
             timeout: Seconds, or a `timedelta`, that the handlers get before they are cancelled;
@@ -192,12 +220,14 @@ class TCPServer:
         """
         seconds = timeout_seconds(timeout)
         self._stop_listening()
+        for connection in self._shaking:
+            connection.cancel()
         timer: TimeoutHandle = None
         if seconds is not None:
             timer = self._reactor.call_later(seconds, self._cancel_connections)
         try:
-            while self._connections:
-                await asyncio.wait(self._connections)
+            while others := self._connections - {asyncio.current_task()}:
+                await asyncio.wait(others)
         except asyncio.CancelledError:
             self._cancel_connections()
             raise
@@ -218,7 +248,7 @@ class TCPServer:
             socket.close()
 
     def _cancel_connections(self) -> None:
-        for connection in self._connections:
+        for connection in self._connections - {_current_task()}:
             connection.cancel()
 
     def _accept(self, listener: _socket.socket, events: int) -> None:
@@ -228,13 +258,22 @@ class TCPServer:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(listener)
-                    raise
-                continue  # that one connection was gone before it was accepted
-            connection = asyncio.ensure_future(self._serve(socket))
+                if error.errno in _GONE:
+                    continue
+                self._pause(listener)
+                raise
+            try:
+                stream = self._new_stream(socket)
+            except OSError:
+                socket.close()  # gone already
+                continue
+            connection = asyncio.ensure_future(self._serve(stream))
             self._connections.add(connection)
-            connection.add_done_callback(self._connections.discard)
+            connection.add_done_callback(partial(self._forget, stream))
+
+    def _forget(self, stream: IOStream, connection: "asyncio.Task[None]") -> None:
+        self._connections.discard(connection)
+        stream.close()  # also where the task was cancelled before it began
 
     def _pause(self, listener: _socket.socket) -> None:
         """Leave connections where they are until the system may have room again."""
@@ -245,25 +284,39 @@ class TCPServer:
         del self._pauses[listener]
         self._reactor.add_handler(listener, self._accept, READ)
 
-    async def _serve(self, socket: _socket.socket) -> None:
+    async def _serve(self, stream: IOStream) -> None:
         try:
-            stream = self._new_stream(socket)
+            stream.set_nodelay(True)
+            if isinstance(stream, SSLIOStream):
+                await self._shake_hands(stream)
         except OSError:
-            socket.close()  # gone already
-            return
-        async with stream:
-            try:
-                stream.set_nodelay(True)
-                if isinstance(stream, SSLIOStream):
-                    await stream.wait_for_handshake()
-            except OSError:
-                return  # no fault of ours
-            try:
-                await self._handler(stream)
-                await stream.write(b"")  # what the handler did not wait for
-            except Exception as error:
-                if not (isinstance(error, StreamClosedError) and stream.closed()):
-                    self._reactor.add_callback(_raise, error)
+            return  # no fault of ours
+        try:
+            await self._handler(stream)
+            await stream.write(b"")  # what the handler did not wait for
+        except Exception as error:
+            if not (stream.closed() and _tells_of_a_close(error)):
+                self._reactor.add_callback(_raise, error)
+
+    async def _shake_hands(self, stream: SSLIOStream) -> None:
+        task = _current_task()
+        assert task is not None
+        self._shaking.add(task)
+        try:
+            await stream.wait_for_handshake()
+        finally:
+            self._shaking.discard(task)
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    """The task that is running, if a task is."""
+    return None if asyncio._get_running_loop() is None else asyncio.current_task()
+
+
+def _tells_of_a_close(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return error.split(StreamClosedError)[1] is None
+    return isinstance(error, StreamClosedError)
 
 
 def _raise(error: Exception) -> None:

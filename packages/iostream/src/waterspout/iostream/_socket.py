@@ -10,9 +10,13 @@ from typing import Any, Self, overload
 
 from waterspout.ioloop.scheduling import WRITE, Reactor
 from waterspout.iostream._base import BaseIOStream
+from waterspout.iostream._checks import check_callback
+from waterspout.iostream._core import fail
 from waterspout.iostream._errors import StreamClosedError
 
 _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}
+
+_INTERNET = {_socket.AF_INET, _socket.AF_INET6}
 
 
 class IOStream(BaseIOStream):
@@ -31,6 +35,7 @@ class IOStream(BaseIOStream):
     Raises:
         TypeError: If `socket` is no socket, or another argument is of the wrong kind.
         ValueError: If the socket is closed or is no stream socket.
+        OSError: If its connection is broken already.
     """
 
     def __init__(
@@ -43,6 +48,9 @@ class IOStream(BaseIOStream):
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
         socket.setblocking(False)
         self.socket = socket
+        self._has_peer = is_connected(socket)
+        self._opening = not self._has_peer  # until then nothing is watched or sent
+        self._has_opened = self._has_peer
         self._connecting = False
         self._address: Any = None
         self._openers: list[asyncio.Future[Any]] = []  # who waits for the opening to be done
@@ -66,7 +74,7 @@ class IOStream(BaseIOStream):
             return 0
 
     def set_nodelay(self, value: bool) -> None:
-        if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):
+        if not self._closed and self.socket.family in _INTERNET:
             self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, bool(value))
 
     @overload
@@ -105,19 +113,23 @@ class IOStream(BaseIOStream):
             RuntimeError: If it is connecting or connected already; it stays so.
             StreamClosedError: If it is closed, or is closed meanwhile.
         """
-        connecting = self._connect(address, server_hostname)
+        check_callback("callback", callback)
         if callback is None:
-            return connecting
-        task = asyncio.ensure_future(connecting)
+            return self._connect(address, server_hostname)
+        self._check_can_connect(server_hostname)
+        task = asyncio.ensure_future(self._connect(address, server_hostname))
         self._use_reactor().add_future(task, lambda done: self._deliver(callback, done))
         return task
 
-    async def _connect(self, address: Any, server_hostname: str | None) -> Self:
+    def _check_can_connect(self, server_hostname: str | None) -> None:
         if self._closed:
             raise StreamClosedError(self._reason)
-        if self._connecting or self._opening or is_connected(self.socket):
+        if self._connecting or self._has_peer:
             raise RuntimeError("the stream is connecting or connected already")
-        self._connecting = self._opening = True
+
+    async def _connect(self, address: Any, server_hostname: str | None) -> Self:
+        self._check_can_connect(server_hostname)
+        self._connecting = True
         opened = self._when_open()
         try:
             await self._start_connecting(address)
@@ -133,15 +145,19 @@ class IOStream(BaseIOStream):
             raise StreamClosedError(self._reason)
         self._address = address
         code = self.socket.connect_ex(address)
-        if code and code not in _IN_PROGRESS:
+        if code and (code not in _IN_PROGRESS or self._is_full(code)):
             raise _os_error(code, address)
         self._opening_events = WRITE
         self._update_events()
 
+    def _is_full(self, code: int) -> bool:
+        """Whether a Unix socket's queue is full: then nothing is in progress."""
+        return code == errno.EAGAIN and self.socket.family not in _INTERNET
+
     async def _resolve(self, address: Any) -> Any:
         """Look up a host name in the way the socket would, but off the loop."""
         family = self.socket.family
-        if family not in (_socket.AF_INET, _socket.AF_INET6) or _is_literal(address[0]):
+        if family not in _INTERNET or _is_literal(address[0]):
             return address
         found = await self._use_reactor().run_in_executor(
             None, _socket.getaddrinfo, address[0], address[1], family, _socket.SOCK_STREAM
@@ -150,7 +166,6 @@ class IOStream(BaseIOStream):
 
     def _advance_opening(self) -> None:
         code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        self._connecting = False
         if code:
             self._fail_opening(_os_error(code, self._address))
         else:
@@ -158,15 +173,17 @@ class IOStream(BaseIOStream):
 
     def _connected(self) -> None:
         """The socket is connected; a subclass may have more to do."""
+        self._connecting = False
+        self._has_peer = True
         self._finish_opening()
 
     def _when_open(self) -> "asyncio.Future[Self]":
         """A future of the stream, for when bytes can move."""
         future: asyncio.Future[Self] = self._use_reactor().create_future()
-        if self._opening:
+        if self._closed and not self._has_opened:
+            fail(future, self.error or StreamClosedError(self._reason))
+        elif self._opening:
             self._openers.append(future)
-        elif self._closed:
-            _fail(future, self.error or StreamClosedError(self._reason))
         else:
             future.set_result(self)
         return future
@@ -174,6 +191,7 @@ class IOStream(BaseIOStream):
     def _finish_opening(self) -> None:
         """Let bytes move."""
         self._opening = False
+        self._has_opened = True
         openers, self._openers = self._openers, []
         for future in openers:
             if not future.done():
@@ -185,7 +203,7 @@ class IOStream(BaseIOStream):
         self._opening = False
         openers, self._openers = self._openers, []
         for future in openers:
-            _fail(future, error)
+            fail(future, error)
         if not self._closed:
             self._end(error)
 
@@ -194,24 +212,21 @@ class IOStream(BaseIOStream):
         self._opening = False
         openers, self._openers = self._openers, []
         for future in openers:
-            _fail(future, StreamClosedError(self._reason))
-
-
-def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
-    """Give a future an exception, which nobody needs to look at."""
-    if not future.done():
-        if isinstance(error, asyncio.CancelledError):
-            future.cancel()
-        else:
-            future.set_exception(error)
-            future.exception()
+            fail(future, StreamClosedError(self._reason))
 
 
 def is_connected(socket: _socket.socket) -> bool:
-    """Whether a socket has another end."""
+    """Whether a socket has another end.
+
+    Raises:
+        OSError: If it had one that is gone already.
+    """
     try:
         socket.getpeername()
     except OSError:
+        code = socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
         return False
     return True
 

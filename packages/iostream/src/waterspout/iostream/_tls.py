@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket as _socket
 import ssl
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -23,7 +24,8 @@ from waterspout.ioloop.scheduling import (
     timeout_seconds,
 )
 from waterspout.iostream._checks import check_callback
-from waterspout.iostream._socket import IOStream, is_connected
+from waterspout.iostream._linger import Linger
+from waterspout.iostream._socket import IOStream
 
 SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
 
@@ -39,9 +41,11 @@ class SSLIOStream(IOStream):
     The handshake begins with the first operation, or with `wait_for_handshake`; reads and writes
     wait for it. The end of the other side without its close_notify alert (RFC 8446, section 6.1)
     is an error, since bytes may have been cut off: `StreamClosedError` with an `ssl.SSLEOFError`.
+    `close` sends ours, in the background where the connection is slow (see `_linger`).
 
     Args:
-        socket: A stream socket, or an `ssl.SSLSocket` made with `do_handshake_on_connect=False`.
+        socket: A stream socket; or a connected `ssl.SSLSocket` that was made with
+            `do_handshake_on_connect=False`.
         io_loop: As for `BaseIOStream`.
         ssl_options: A context, or a dict of `certfile`, `keyfile`, `ca_certs`, `cert_reqs`,
             `check_hostname` and `ciphers`; `None` verifies a server against the system's
@@ -73,20 +77,24 @@ class SSLIOStream(IOStream):
     ) -> None:
         super().__init__(socket, io_loop, **kwargs)
         self._read_chunk_size = max(self._read_chunk_size, RECORD)
+        self._least_room = RECORD
         self._handshake_timeout = timeout_seconds(handshake_timeout, "handshake_timeout")
         self._handshake_timer: TimeoutHandle = None
         self._handshake_begun = False
+        self._has_opened = False
+        self._opening = True
         self._held_end: int | OSError | None = None  # what came behind the bytes just received
+        self._write_wants_read = self._read_wants_write = False  # of the protocol's own accord
         self._server_side = server_side
         self._server_hostname = server_hostname
         self._context: ssl.SSLContext | None = None
         if isinstance(socket, ssl.SSLSocket):
+            if not self._has_peer:
+                raise ValueError("socket must be connected if it is an SSLSocket")
             socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-            self._opening = True
             return
         self._context = ssl_context(ssl_options, server_side)
-        if is_connected(socket):
-            self._opening = True
+        if self._has_peer:
             self._wrap(self._context)
 
     def wait_for_handshake(
@@ -109,7 +117,7 @@ class SSLIOStream(IOStream):
             OSError: Through the future, if the connection breaks.
         """
         check_callback("callback", callback)
-        if not (self._opening or self._handshake_begun or self._closed):
+        if not (self._has_peer or self._connecting or self._closed):
             raise RuntimeError("the stream is not connected: connect() shakes hands itself")
         self._open()
         future = self._when_open()
@@ -118,10 +126,11 @@ class SSLIOStream(IOStream):
         return future
 
     def close_fd(self) -> None:
-        if self._handshake_begun and not self._opening and not self.error:
-            # Says that nothing was cut off. What is not taken at once is not waited for.
-            with contextlib.suppress(OSError, ValueError):
-                self.socket.unwrap()
+        reactor = self._reactor
+        if self._has_opened and not self.error and reactor is not None and sys.platform != "win32":
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiting
+                Linger(reactor, self.socket)
+                return
         super().close_fd()
 
     def read_from_fd(self, buf: memoryview) -> int | None:
@@ -130,7 +139,10 @@ class SSLIOStream(IOStream):
         while end is None and len(buf) - received >= RECORD:
             try:
                 size = self.socket.recv_into(buf[received:])
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except ssl.SSLWantReadError:
+                return received or None
+            except ssl.SSLWantWriteError:
+                self._read_wants_write = True
                 return received or None
             except OSError as error:
                 end = error
@@ -155,31 +167,60 @@ class SSLIOStream(IOStream):
         try:
             while sent < len(data):
                 sent += self.socket.send(data[sent:])
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+        except ssl.SSLWantWriteError:
             pass
+        except ssl.SSLWantReadError:
+            self._write_wants_read = True
         except OSError:
             if sent == 0:
                 raise  # else the next time
         return sent
 
+    def _wanted_events(self) -> int:
+        events = super()._wanted_events()
+        if self._write_wants_read:
+            events = events & ~WRITE | READ
+        if self._read_wants_write:
+            events = events & ~READ | WRITE
+        return events
+
+    def _on_events(self, fd: int, events: int) -> None:
+        if events & READ and self._write_wants_read:
+            self._write_wants_read = False
+            events |= WRITE
+        if events & WRITE and self._read_wants_write:
+            self._read_wants_write = False
+            events |= READ
+        super()._on_events(fd, events)
+
     # Opening
 
-    async def _connect(self, address: Any, server_hostname: str | None) -> Self:
+    def _check_can_connect(self, server_hostname: str | None) -> None:
+        super()._check_can_connect(server_hostname)
+        self._server_hostname = server_hostname or self._server_hostname
+        if self._context is not None and self._context.check_hostname and not self._server_hostname:
+            raise ValueError("server_hostname is needed to verify the server's certificate")
         if self._context is not None:
-            self._server_hostname = server_hostname or self._server_hostname
-            if self._context.check_hostname and not self._server_hostname:
-                raise ValueError("server_hostname is needed to verify the server's certificate")
-        return await super()._connect(address, server_hostname)
+            self._check_name(self._context)
 
     def _connected(self) -> None:
+        self._connecting = False
+        self._has_peer = True
         try:
             if self._context is not None:
                 self._wrap(self._context)
             self._open()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # such as a name that is none
             self._fail_opening(error)
 
+    def _check_name(self, context: ssl.SSLContext) -> None:
+        """Raise if the server's name is none, before a socket has been given away for it."""
+        if self._server_hostname is not None:
+            bios = ssl.MemoryBIO(), ssl.MemoryBIO()
+            context.wrap_bio(*bios, self._server_side, self._server_hostname)
+
     def _wrap(self, context: ssl.SSLContext) -> None:
+        self._check_name(context)
         self.socket = context.wrap_socket(
             self.socket,
             server_side=self._server_side,
@@ -189,7 +230,7 @@ class SSLIOStream(IOStream):
         )
 
     def _open(self) -> None:
-        if self._opening and not self._connecting and not self._handshake_begun:
+        if self._has_peer and not self._handshake_begun and not self._closed:
             self._handshake_begun = True
             if self._handshake_timeout is not None:
                 self._handshake_timer = self._use_reactor().call_later(
@@ -219,6 +260,8 @@ class SSLIOStream(IOStream):
     def _finish_opening(self) -> None:
         self._forget_timer()
         super()._finish_opening()
+        if not self._closed and self.socket.pending():
+            self._fill()  # left over by who had the socket before; its descriptor tells nothing
 
     def _close_now(self) -> None:
         self._forget_timer()
@@ -239,6 +282,7 @@ def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
     options = dict(ssl_options or {})
     purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
     context = ssl.create_default_context(purpose, cafile=options.pop("ca_certs", None))
+    context.options |= ssl.OP_NO_RENEGOTIATION
     certificate, key = options.pop("certfile", None), options.pop("keyfile", None)
     if certificate is not None:
         context.load_cert_chain(certificate, key)

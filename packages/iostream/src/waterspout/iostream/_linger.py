@@ -1,0 +1,111 @@
+"""The last words on a TLS connection.
+
+Closing a socket that has unread bytes makes the kernel reset the connection, and what was sent and
+has not arrived is lost with it. A TLS 1.3 server sends session tickets of its own accord, so a
+client that writes and closes is in that danger without having done anything wrong. And a
+close_notify alert that the kernel does not take at once would leave the other end believing that
+bytes were cut off.
+
+So a TLS socket is closed in the background: the alert is sent, then the sending side is shut down,
+and what comes is thrown away until the other end has closed, or `LINGER_SECONDS` are over.
+"""
+
+import contextlib
+import os
+import socket as _socket
+import ssl
+
+from waterspout.ioloop.scheduling import READ, WRITE, Reactor, TimeoutHandle
+
+LINGER_SECONDS = 5.0
+"""How long the other end has to take the last words."""
+
+
+class Linger:
+    """Closes a TLS socket whose handshake is done, in good order and in a bounded time.
+
+    Args:
+        reactor: Where it runs. If the reactor's loop ends first, the socket is just closed.
+        socket: The socket; it is its own from now on.
+    """
+
+    def __init__(self, reactor: Reactor, socket: ssl.SSLSocket) -> None:
+        self._reactor = reactor
+        self._socket: ssl.SSLSocket | None = socket
+        self._fd = socket.fileno()
+        self._watched = 0
+        self._timer: TimeoutHandle = None
+        try:
+            self._send_alert(socket)
+            if self._fd >= 0:
+                self._timer = reactor.call_later(LINGER_SECONDS, self._close)
+        except BaseException:
+            self._close()
+            raise
+
+    def __del__(self) -> None:
+        if self._socket is None and self._fd >= 0:
+            os.close(self._fd)  # the loop has ended, and with it the reason to wait
+
+    def _send_alert(self, socket: ssl.SSLSocket) -> None:
+        try:
+            socket.unwrap()
+        except ssl.SSLWantWriteError:
+            self._watch(WRITE)
+            return
+        except ssl.SSLWantReadError:
+            pass  # it is sent; the other end's is not waited for
+        except (OSError, ValueError):
+            self._close()
+            return
+        self._shut_down(socket)
+
+    def _shut_down(self, socket: ssl.SSLSocket) -> None:
+        """Say that nothing more will come, and from here on be just a descriptor."""
+        try:
+            socket.shutdown(_socket.SHUT_WR)
+        except OSError:
+            self._close()
+            return
+        self._socket = None
+        self._fd = socket.detach()
+        self._discard()
+
+    def _discard(self) -> None:
+        try:
+            for _ in range(16):
+                if not os.read(self._fd, 65536):
+                    self._close()
+                    return
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+            return
+        self._watch(READ)
+
+    def _watch(self, events: int) -> None:
+        if not self._watched:
+            self._reactor.add_handler(self._fd, self._on_events, events)
+        elif self._watched != events:
+            self._reactor.update_handler(self._fd, events)
+        self._watched = events
+
+    def _on_events(self, fd: int, events: int) -> None:
+        if self._socket is not None:
+            self._send_alert(self._socket)
+        else:
+            self._discard()
+
+    def _close(self) -> None:
+        if self._watched:
+            with contextlib.suppress(KeyError):
+                self._reactor.remove_handler(self._fd)
+        if self._timer is not None:
+            self._reactor.remove_timeout(self._timer)
+        socket, self._socket = self._socket, None
+        fd, self._fd = self._fd, -1
+        if socket is not None:
+            socket.close()
+        elif fd >= 0:
+            os.close(fd)
