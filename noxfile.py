@@ -93,6 +93,8 @@ def min_deps(session: nox.Session, package: str) -> None:
     wheels = [str(_build(session, chosen)[1])]
     for name, specifier in chosen.siblings.items():
         tag = releasing.oldest_tag(name, specifier)
+        if tag is None and releasing.versions(name):
+            session.error(f"{name} has tags, but none that {package} allows ({specifier})")
         if tag is None:
             session.log(f"no tag of {name} satisfies {specifier!r}: it is built from the tree")
             wheels += _wheels(session, [name])
@@ -228,7 +230,8 @@ def demo(session: nox.Session) -> None:
 def changed(session: nox.Session) -> None:
     """The packages that the changes since a revision concern, as JSON: `-- REVISION`."""
     [base] = session.posargs or ["main"]
-    names = changed_packages(releasing.git("diff", "--name-only", f"{base}...HEAD").split())
+    files = releasing.changed_files(base)
+    names = list(TABLE) if files is None else changed_packages(files)
     print(json.dumps(names))
     if output := os.environ.get("GITHUB_OUTPUT"):
         with Path(output).open("a") as file:
@@ -240,7 +243,7 @@ def news(session: nox.Session) -> None:
     """Every changed package tells its users of it: `-- REVISION`."""
     session.install(*_group("news"))
     [base] = session.posargs or ["main"]
-    files = releasing.git("diff", "--name-only", f"{base}...HEAD").split()
+    files = releasing.changed_files(base) or []
     for name, package in TABLE.items():
         if any(file.startswith(f"packages/{name}/src/") for file in files):
             session.run("towncrier", "check", "--dir", str(package.path), "--compare-with", base)

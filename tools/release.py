@@ -26,6 +26,14 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def changed_files(base: str) -> list[str] | None:
+    """Give the files changed since a revision; `None` if it is not known here."""
+    try:
+        return git("diff", "--name-only", f"{base}...HEAD").splitlines()
+    except subprocess.CalledProcessError:
+        return None
+
+
 def versions(name: str) -> list[tuple[int, ...]]:
     """Give the versions of a package that have tags, the oldest first."""
     tags = git("tag", "--list", f"{name}-v*").split()
@@ -107,7 +115,7 @@ def check(tag: str) -> Package:
 
 
 def _bumped(package: Package) -> str:
-    found = {path.suffixes[0][1:] for path in (package.path / "newsfragments").glob("*.*.md")}
+    found = {_kind(path.name) for path in (package.path / "newsfragments").glob("*.*.md")}
     kinds = [kind for kind in KINDS if kind in found]
     if not kinds:
         raise ValueError(f"{package.name} has no news to release")
@@ -117,6 +125,11 @@ def _bumped(package: Package) -> str:
     if kinds[0] in ("removal", "feature"):
         return f"{major}.{minor + 1}.0"
     return f"{major}.{minor}.{patch + 1}"
+
+
+def _kind(name: str) -> str:
+    """The kind of a newsfragment: the last of its parts that is one."""
+    return next((part for part in reversed(name.split(".")) if part in KINDS), "")
 
 
 def _parse(version: str) -> tuple[int, ...]:

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextvars
+import functools
+import math
 import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+import types
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
@@ -163,6 +166,20 @@ def test_bad_arguments_are_refused():
         run_on_executor(io_loop=5)
     with pytest.raises(TypeError, match="decorates a function"):
         run_on_executor()(5)
+    with pytest.raises(TypeError, match="io_loop must be a Scheduler"):
+        run_on_executor(print, io_loop=5)
+    with pytest.raises(TypeError, match="executor must be an Executor"):
+        run_on_executor(ThreadPoolExecutor)
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(TypeError, match=f"goes beneath {kind.__name__}"):
+            run_on_executor()(kind(plain))
+
+    class Callable:
+        async def __call__(self):
+            pass
+
+    with pytest.raises(TypeError, match="coroutine function"):
+        run_on_executor(Callable())
     with pytest.raises(TypeError, match="coroutine function"):
 
         @run_on_executor
@@ -181,12 +198,124 @@ class Pickling(Executor):
         return future
 
 
+def plain(number):
+    return number + 1
+
+
+decorated_elsewhere = run_on_executor(Pickling())(plain)
+
+
+def log(func):
+    @functools.wraps(func)
+    def wrapper(*args, **kwargs):
+        return func(*args, **kwargs)
+
+    return wrapper
+
+
+class Remote:
+    executor = Pickling()
+
+    @run_on_executor
+    def __private(self, number):
+        return number * 2
+
+    def call_private(self, number):
+        return self.__private(number)
+
+    @log
+    @run_on_executor
+    def logged(self, number):
+        return number * 3
+
+    @classmethod
+    @run_on_executor
+    def of_class(cls, number):
+        return cls.__name__, number
+
+    @staticmethod
+    @run_on_executor(executor=Pickling())
+    def static(thing):
+        return thing
+
+    @run_on_executor
+    def overridden(self):
+        return "base"
+
+
+class Derived(Remote):
+    @run_on_executor
+    def overridden(self):
+        return "derived"
+
+
+async def test_functions_are_found_by_their_names(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
+    assert await decorated_elsewhere(1) == 2
+    remote = Remote()
+    assert await remote.call_private(2) == 4
+    assert await remote.logged(2) == 6
+    assert await remote.of_class(5) == ("Remote", 5)
+    assert await remote.static("x") == "x"
+    assert await Derived().overridden() == "derived"
+    assert await Remote.overridden(remote) == "base"
+    assert await run_on_executor(Pickling())(math.factorial)(5) == 120
+    assert await run_on_executor(Pickling())(functools.partial(plain, 5))() == 6
+    assert "plain" in repr(decorated_elsewhere)
+
+
+def _this_module():
+    module = types.ModuleType(__name__)
+    vars(module).update(globals())
+    return module
+
+
+def test_a_name_that_leads_nowhere_raises_when_called_and_not_before():
+    from waterspout.concurrent._executor import _find
+
+    for module, name, error in [
+        ("no_such_module", "x", ModuleNotFoundError),
+        ("math", "factorial", LookupError),
+        ("math", "no_such_function", LookupError),
+    ]:
+        missing = _find(module, name)
+        with pytest.raises(error):
+            missing(1)
+
+
+class Config:
+    executor = "thread"
+
+
+class Misleading:
+    @staticmethod
+    @run_on_executor
+    def static(config):
+        return thread_name()
+
+    @run_on_executor(executor="pool")
+    def named(self):
+        return thread_name()
+
+
+async def test_only_a_method_has_a_self(pool):
+    assert await Misleading.static(Config()) != thread_name()
+    assert await Misleading().static(Config()) != thread_name()
+    worker = Misleading()
+    worker.pool = pool
+    assert (await Misleading.named(worker)).startswith("mine")
+    free = run_on_executor(executor="pool")(lambda self: thread_name())
+    assert (await free(worker)).startswith("mine")
+    with pytest.raises(TypeError, match=r"takes its executor from self\.pool"):
+        free()
+
+
 async def test_what_no_other_process_can_find_says_so():
     @run_on_executor(Pickling())
     def local():
         pass
 
-    with pytest.raises(pickle.PicklingError, match="defined inside a function"):
+    with pytest.raises((pickle.PicklingError, AttributeError), match="local"):
         local()
 
 

@@ -211,7 +211,44 @@ async def test_what_was_left_running_has_its_exception_reported():
     await asyncio.sleep(3)
     gc.collect()
     assert [type(report["exception"]) for report in reports] == [LookupError]
-    assert "left running" in reports[0]["message"]
+    assert "_left_running" in reports[0]["message"]
+
+
+async def test_a_future_left_running_is_its_holders():
+    """Who retries with the same future gets its exception, and nobody else."""
+    reports, timeouts = [], 0
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    async def fail():
+        await asyncio.sleep(10)
+        raise LookupError
+
+    task = asyncio.create_task(fail())
+    while True:
+        try:
+            await with_timeout(3, task, cancel=False)
+        except TimeoutError:
+            timeouts += 1
+        except LookupError:
+            break
+    assert timeouts == 3
+    await asyncio.sleep(1)
+    assert reports == []
+
+
+def test_a_future_left_running_keeps_no_loop_alive(run_on):
+    import weakref
+
+    loops = []
+
+    async def main():
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        with pytest.raises(TimeoutError):
+            await with_timeout(1, asyncio.get_running_loop().create_future(), cancel=False)
+
+    run_on("virtual", main())
+    gc.collect()
+    assert loops[0]() is None
 
 
 async def test_cancel_false_keeps_a_result_of_the_very_moment():

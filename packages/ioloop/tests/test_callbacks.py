@@ -226,6 +226,32 @@ async def test_add_future_takes_a_future_of_another_loop():
     await asyncio.wait_for(seen.wait(), 10)
 
 
+async def test_a_future_of_a_loop_that_runs_in_another_thread_is_left_to_that():
+    loop, results = IOLoop.current(), asyncio.Queue()
+    futures, ready = [], threading.Event()
+
+    def elsewhere():
+        other = asyncio.new_event_loop()
+        other.set_debug(True)  # it would notice
+        futures.append(other.create_future())
+        futures.append(other)
+        other.call_soon(ready.set)
+        other.run_forever()
+        other.close()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    await asyncio.to_thread(ready.wait, 10)
+    future, other = futures
+    loop.add_future(future, results.put_nowait)
+    other.call_soon_threadsafe(future.set_result, 5)
+    assert (await asyncio.wait_for(results.get(), 10)).result() == 5
+    loop.add_future(future, results.put_nowait)  # done already
+    assert (await asyncio.wait_for(results.get(), 10)).result() == 5
+    other.call_soon_threadsafe(other.stop)
+    await asyncio.to_thread(thread.join, 10)
+
+
 async def test_bad_arguments_are_refused():
     loop = IOLoop.current()
     with pytest.raises(TypeError, match="callback must be callable, not None"):

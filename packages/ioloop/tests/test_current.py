@@ -1,6 +1,7 @@
 """Which IOLoop is whose: `current`, `instance`, `install`, `configure`."""
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,8 +148,6 @@ class MarkedLoop(asyncio.SelectorEventLoop):
     "impl", [MarkedLoop, f"{__name__}.MarkedLoop", lambda mark: MarkedLoop(mark)]
 )
 def test_configure_chooses_what_loops_are_made_of(impl, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, __name__, sys.modules[MarkedLoop.__module__])
     IOLoop.configure(impl, mark="blue")
     loop = IOLoop()
@@ -181,6 +180,8 @@ def test_without_uvloop_the_extra_is_named(monkeypatch):
         ("nonsense", TypeError),
         ("no_such_module.Loop", ImportError),
         ("asyncio.NoSuchLoop", ImportError),
+        ("..x", TypeError),
+        (IOLoop, TypeError),
     ],
 )
 def test_configure_refuses_what_is_no_loop(impl, error):
@@ -188,6 +189,54 @@ def test_configure_refuses_what_is_no_loop(impl, error):
         IOLoop.configure(impl)
     loop = IOLoop()  # the configuration is as it was
     loop.close()
+
+
+def test_configure_refuses_arguments_for_what_takes_none():
+    with pytest.raises(TypeError, match="takes no arguments"):
+        IOLoop.configure("asyncio", bogus=1)
+
+
+def test_a_factory_may_ask_for_the_instance():
+    loops = []
+
+    def factory():
+        if not loops:
+            loops.append(None)
+            loops.append(IOLoop.instance())
+        return asyncio.new_event_loop()
+
+    IOLoop.configure(factory)
+    IOLoop.instance().close()
+    loops[1].close()
+    IOLoop.clear_current()
+
+
+@pytest.mark.skipif("sys.version_info >= (3, 14)", reason="policies are on their way out")
+@pytest.mark.parametrize("loops", [True, False])
+def test_somebodys_own_policy_decides(loops):
+    class Policy(asyncio.AbstractEventLoopPolicy):
+        loop = asyncio.new_event_loop() if loops else None
+
+        def get_event_loop(self):
+            if self.loop is None:
+                raise RuntimeError("there is none")
+            return self.loop
+
+        def set_event_loop(self, loop):
+            self.loop = loop
+
+        def new_event_loop(self):
+            return asyncio.SelectorEventLoop()
+
+    policy = Policy()
+    asyncio.set_event_loop_policy(policy)
+    try:
+        first = IOLoop.current()
+        assert IOLoop.current() is first
+        assert policy.loop is first.asyncio_loop
+        first.close()
+    finally:
+        asyncio.set_event_loop_policy(None)
 
 
 def test_a_factory_that_makes_no_loop_is_found_out():

@@ -85,10 +85,32 @@ async def test_cancelling_keeps_it_from_starting():
     assert ran == []
 
 
+async def test_stop_iteration_is_an_error_and_no_hang():
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        await asyncio.wait_for(IOLoop.current().run_in_executor(None, next, iter([])), 10)
+
+
+async def test_an_executor_that_looks_empty_is_used_all_the_same():
+    class Empty(OtherExecutor):
+        used = 0
+
+        def __len__(self):
+            return 0
+
+        def submit(self, fn, /, *args, **kwargs):
+            self.used += 1
+            return super().submit(fn, *args, **kwargs)
+
+    executor = Empty()
+    await IOLoop.current().run_in_executor(executor, print)
+    assert executor.used == 1
+
+
 async def test_bad_arguments_are_refused():
     loop = IOLoop.current()
-    with pytest.raises(TypeError, match="executor must be an Executor or None"):
-        loop.run_in_executor(5, print)
+    for bad in (5, 0, "", False):
+        with pytest.raises(TypeError, match="executor must be an Executor or None"):
+            loop.run_in_executor(bad, print)
     with pytest.raises(TypeError, match="func must be callable"):
         loop.run_in_executor(None, None)
     with pytest.raises(TypeError, match="executor must be an Executor"):

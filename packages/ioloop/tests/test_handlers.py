@@ -1,6 +1,7 @@
 """Handlers of file descriptors."""
 
 import asyncio
+import contextvars
 import os
 import socket
 
@@ -227,8 +228,12 @@ async def test_bad_arguments_are_refused(pair):
         loop.add_handler(left, print, "r")
     with pytest.raises(TypeError, match="fd must be a descriptor"):
         loop.add_handler("fd", print, READ)
-    with pytest.raises(ValueError, match="fd must be an open descriptor"):
-        loop.add_handler(-1, print, READ)
+    for bad in (-1, 2**40):
+        with pytest.raises(ValueError, match="fd must be an open descriptor"):
+            loop.add_handler(bad, print, READ)
+    for call in (lambda: loop.update_handler("x", READ), lambda: loop.remove_handler(None)):
+        with pytest.raises(TypeError, match="fd must be a descriptor"):
+            call()
     right.close()
     with pytest.raises(ValueError, match="fd must be an open descriptor"):
         loop.add_handler(right, print, READ)
@@ -244,6 +249,74 @@ async def test_an_object_that_was_closed_can_still_be_removed(pair):
     loop.remove_handler(left)
     with pytest.raises(KeyError):
         loop.remove_handler(left)
+
+
+async def test_a_closed_file_can_still_be_removed():
+    read_end, write_end = os.pipe()
+    loop = IOLoop.current()
+    file = os.fdopen(read_end)
+    loop.add_handler(file, print, READ)
+    file.close()
+    loop.remove_handler(file)
+    os.close(write_end)
+
+
+@pytest.mark.loops("asyncio")  # libuv aborts the process over such a descriptor
+async def test_one_whose_number_is_a_transports_by_now_can_be_removed():
+    loop = IOLoop.current()
+    left, right = socket.socketpair()
+    fd = left.fileno()
+    loop.add_handler(left, print, READ)
+    left.close()
+    again, other = socket.socketpair()
+    assert again.fileno() == fd
+    reader, writer = await asyncio.open_connection(sock=again)
+    loop.remove_handler(left)
+    with pytest.raises(KeyError):
+        loop.remove_handler(left)
+    assert not reader.at_eof()
+    writer.close()
+    await writer.wait_closed()
+    other.close()
+    right.close()
+
+
+async def test_every_event_runs_in_the_context_of_the_registration(pair):
+    left, right = pair
+    variable = contextvars.ContextVar("variable", default="unset")
+    loop, seen = IOLoop.current(), []
+
+    def handler(source, events):
+        seen.append((events, variable.get()))
+        loop.update_handler(source, READ)
+
+    variable.set("added")
+    loop.add_handler(left, handler, READ)
+    variable.set("updated")
+    loop.update_handler(left, READ | WRITE)
+    while len(seen) < 1:
+        await asyncio.sleep(0.001)
+    right.send(b"x")
+    while len(seen) < 2:
+        await asyncio.sleep(0.001)
+    loop.remove_handler(left)
+    assert seen[:2] == [(WRITE, "added"), (READ, "added")]
+
+
+@pytest.mark.loops("asyncio")
+async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch):
+    import waterspout.ioloop._handlers as module
+
+    monkeypatch.setattr(module, "HANGUP_POLL_SECONDS", 0.001)
+    read_end, write_end = os.pipe()
+    loop = IOLoop.current()
+    loop.add_handler(read_end, print, ERROR)
+    os.write(write_end, b"x")
+    await asyncio.sleep(0.005)
+    os.close(read_end)
+    await asyncio.sleep(0.005)
+    loop.remove_handler(read_end)
+    os.close(write_end)
 
 
 class RefusingLoop(asyncio.SelectorEventLoop):

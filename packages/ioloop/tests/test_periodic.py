@@ -1,6 +1,7 @@
 """`PeriodicCallback`, on a clock that jumps."""
 
 import asyncio
+import contextvars
 from datetime import timedelta
 
 import pytest
@@ -203,7 +204,7 @@ async def test_it_runs_on_the_loop_that_it_is_given():
 
 
 async def test_bad_arguments_are_refused():
-    for bad in (0, -1, float("inf"), float("nan"), timedelta(0)):
+    for bad in (0, -1, float("inf"), float("nan"), 1e-320, 10**400, timedelta(0), timedelta(4000)):
         with pytest.raises(ValueError, match="callback_time must be positive"):
             PeriodicCallback(print, bad)
     with pytest.raises(TypeError, match="callback_time must be milliseconds"):
@@ -217,3 +218,76 @@ async def test_bad_arguments_are_refused():
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="jitter must be from 0 to 1"):
             PeriodicCallback(print, 1, jitter=bad)
+
+
+def test_it_can_be_started_in_one_loop_after_another():
+    ticked = []
+
+    async def tick():
+        ticked.append(True)
+        await asyncio.sleep(1000)
+
+    periodic = PeriodicCallback(tick, 100)
+
+    async def main():
+        periodic.start()
+        assert periodic.is_running()
+        await asyncio.sleep(0.15)
+
+    for count in (1, 2):
+        _run_and_leave(main)
+        assert not periodic.is_running()
+        assert len(ticked) == count
+
+
+def _run_and_leave(main):
+    """Run on a loop of its own and close that, with tasks left to be cancelled."""
+    loop = IOLoop(make_current=False)
+    loop.run_sync(main)
+    loop.close()
+
+
+async def test_a_tick_that_never_came_to_run_does_not_keep_others_from_it():
+    ticked = []
+
+    async def tick():
+        ticked.append(True)
+
+    def stopping():
+        asyncio.get_running_loop().stop()
+        return tick()
+
+    def run():
+        loop = IOLoop(make_current=False)
+        periodic = PeriodicCallback(stopping, 1)
+        loop.add_callback(periodic.start)
+        loop.asyncio_loop.run_forever()
+        loop.close()
+        assert ticked == []
+        periodic._callback = tick
+        loop = IOLoop(make_current=False)
+        loop.add_callback(periodic.start)
+        loop.call_later(0.05, loop.stop)
+        loop.start()
+        periodic.stop()
+        loop.close()
+
+    await asyncio.to_thread(run)
+    assert ticked
+
+
+async def test_each_tick_runs_in_the_context_of_start():
+    variable = contextvars.ContextVar("variable", default=0)
+    seen = []
+
+    def tick():
+        seen.append(variable.get())
+        variable.set(variable.get() + 1)
+
+    variable.set(5)
+    periodic = PeriodicCallback(tick, 100)
+    periodic.start()
+    variable.set(7)
+    await asyncio.sleep(0.35)
+    periodic.stop()
+    assert seen == [5, 5, 5]

@@ -273,6 +273,45 @@ def test_close_ends_what_is_left(io_loop):
     io_loop.close()  # twice is harmless
 
 
+def test_close_ends_tasks_also_when_a_stop_is_pending(io_loop):
+    ended = []
+
+    async def slowly():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    async def main():
+        io_loop.spawn_callback(slowly)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    io_loop.run_sync(main)
+    io_loop.stop()
+    io_loop.add_callback(io_loop.add_callback, io_loop.stop)
+    io_loop.close()
+    assert ended == [True]
+    assert io_loop.asyncio_loop.is_closed()
+
+
+def test_a_loop_with_tasks_is_not_closed_while_another_runs(io_loop):
+    async def forever():
+        await asyncio.Event().wait()
+
+    task = io_loop.asyncio_loop.create_task(forever())
+
+    async def main():
+        with pytest.raises(RuntimeError, match="while another runs"):
+            io_loop.close()
+
+    asyncio.run(main())
+    io_loop.close()
+    assert task.cancelled()
+
+
 def test_close_reports_what_a_cancelled_task_raises(io_loop, caplog):
     async def stubborn():
         try:

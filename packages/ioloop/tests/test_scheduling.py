@@ -81,8 +81,9 @@ async def test_few_methods_make_a_scheduler():
         scheduler.add_future(None, print)
     with pytest.raises(TypeError, match="callback must be callable"):
         scheduler.add_future(future, None)
-    with pytest.raises(TypeError, match="delay must be"):
-        scheduler.call_later("1", print)
+    for bad in ("1", None):
+        with pytest.raises(TypeError, match="delay must be"):
+            scheduler.call_later(bad, print)
 
 
 def test_the_interfaces_are_abstract():
@@ -155,6 +156,8 @@ def test_bad_timeouts_are_refused_by_name():
             timeout_seconds(bad, "patience")
     with pytest.raises(ValueError, match="patience must not be NaN"):
         timeout_seconds(math.nan, "patience")
+    with pytest.raises(ValueError, match="patience is too large: 1000"):
+        timeout_seconds(10**400, "patience")
 
 
 def test_deadlines():
@@ -218,6 +221,38 @@ async def test_time_limits_nest():
     with pytest.raises(LookupError):
         with time_limit(1):
             raise LookupError
+
+
+def test_time_limit_lets_go_also_when_its_coroutine_is_closed():
+    loop = IOLoop()
+
+    async def limited():
+        with time_limit(5):
+            await asyncio.Event().wait()
+
+    coroutine = limited()
+
+    async def begin():
+        asyncio.current_task()
+        coroutine.send(None)
+
+    loop.run_sync(begin)
+    coroutine.close()
+    assert len(loop._alarm.timers) == 0
+    loop.close()
+
+
+async def test_time_limit_refuses_bad_arguments_and_a_second_entry():
+    with pytest.raises(TypeError, match="seconds must be seconds"):
+        time_limit("x")
+    with pytest.raises(ValueError, match="seconds must not be NaN"):
+        time_limit(math.nan)
+    limit = time_limit(timedelta(seconds=5))
+    with limit:
+        pass
+    with pytest.raises(RuntimeError, match="only once"):
+        with limit:
+            pass
 
 
 async def test_time_limit_needs_a_task():

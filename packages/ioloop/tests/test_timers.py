@@ -149,6 +149,27 @@ async def test_what_never_comes_is_no_error():
         loop.remove_timeout(handle)
 
 
+async def test_a_timer_makes_the_loop_turn_a_few_times_only():
+    """uvloop may ring early; that must not make it ring again and again until it is time."""
+    loop = IOLoop.current()
+    rings, real = 0, loop._alarm._ring
+
+    def ring():
+        nonlocal rings
+        rings += 1
+        real()
+
+    type(loop._alarm)._ring, original = lambda self: ring(), type(loop._alarm)._ring
+    try:
+        for number in range(20):
+            done = asyncio.Event()
+            loop.call_later(0.0014 + number * 1e-5, done.set)
+            await done.wait()
+    finally:
+        type(loop._alarm)._ring = original
+    assert rings <= 60
+
+
 async def test_bad_times_are_refused():
     loop = IOLoop.current()
     with pytest.raises(ValueError, match=r"when=.* lies more than ten years ahead .*time\.time"):
@@ -162,8 +183,13 @@ async def test_bad_times_are_refused():
     for bad in ("1", None, b"1", [1]):
         with pytest.raises(TypeError, match="when must be a number"):
             loop.call_at(bad, print)
-    with pytest.raises(TypeError, match="delay must be seconds"):
-        loop.call_later("1", print)
+    for bad in ("1", None):
+        with pytest.raises(TypeError, match="delay must be seconds"):
+            loop.call_later(bad, print)
+    with pytest.raises(ValueError, match="delay is too large"):
+        loop.call_later(10**400, print)
+    with pytest.raises(ValueError, match="when is too large"):
+        loop.call_at(10**400, print)
     with pytest.raises(TypeError, match="callback must be callable"):
         loop.call_later(1, None)
     with pytest.raises(TypeError, match="timeout must be what call_at"):

@@ -346,3 +346,50 @@ def test_any_program_keeps_every_permit(run_on, permits, steps):
         await settle()
 
     run_on("virtual", main())
+
+
+@LOCKS
+def test_a_permit_handed_over_in_a_loop_that_closed_is_there_again(make):
+    lock = make()
+    loop = asyncio.new_event_loop()
+    waiting = lock.acquire()
+
+    async def begin():
+        await lock.acquire()
+        waiting.send(None)
+        lock.release()
+
+    loop.run_until_complete(begin())
+    loop.close()
+    assert lock.locked()
+    asyncio.run(lock.acquire(timeout=0))
+    waiting.close()  # changes nothing any more
+    assert lock.locked()
+    lock.release()
+    assert not lock.locked()
+
+
+@LOCKS
+def test_also_for_those_who_wait_already(make):
+    lock = make()
+    old = asyncio.new_event_loop()
+    waiting = lock.acquire()
+
+    async def begin():
+        await lock.acquire()
+        waiting.send(None)
+        lock.release()
+
+    old.run_until_complete(begin())
+
+    async def main():
+        [second] = await start(1, lock.acquire)
+        assert not second.done()
+        old.close()
+        # As the garbage collector does it, in whatever thread it runs.
+        await asyncio.to_thread(waiting.close)
+        await second
+        lock.release()
+        assert not lock.locked()
+
+    asyncio.run(main())

@@ -482,3 +482,67 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
         await queue.join(0)
 
     run_on("virtual", main())
+
+
+async def test_an_item_that_comes_back_after_a_shutdown_goes_to_who_waits():
+    queue = Queue()
+    first, second = await start(queue.get(), queue.get())
+    queue.put_nowait("x")
+    queue.shutdown()
+    with pytest.raises(QueueEmpty):
+        queue.get_nowait()
+    late = asyncio.create_task(queue.get())
+    first.cancel()
+    await settle()
+    assert await second == "x"
+    with pytest.raises(QueueShutDown):
+        await late
+    queue.task_done()
+    await queue.join(0)
+    with pytest.raises(QueueShutDown):
+        queue.get_nowait()
+
+
+async def test_who_waits_is_told_when_the_last_item_is_taken_after_a_shutdown():
+    queue = Queue()
+    first, second = await start(queue.get(), queue.get())
+    queue.put_nowait("x")
+    queue.shutdown()
+    assert await first == "x"
+    with pytest.raises(QueueShutDown):
+        await second
+
+
+@pytest.mark.parametrize("collected", [True, False])
+def test_what_was_reserved_in_a_loop_that_closed_is_there_again(collected):
+    queue = Queue(1)
+    loop = asyncio.new_event_loop()
+    getting = queue.get()
+
+    async def begin():
+        getting.send(None)
+        queue.put_nowait("x")
+
+    loop.run_until_complete(begin())
+    loop.close()
+    if collected:
+        getting.close()
+    assert queue.qsize() == 0
+    assert asyncio.run(queue.get(timeout=0)) == "x"
+    getting.close()
+    queue.put_nowait("y")
+    loop = asyncio.new_event_loop()
+    putting = queue.put("z")
+
+    async def begin_putting():
+        putting.send(None)
+        assert queue.get_nowait() == "y"
+
+    loop.run_until_complete(begin_putting())
+    loop.close()
+    assert queue.full()
+    asyncio.run(queue.put("w", timeout=0))
+    assert queue.get_nowait() == "w"
+    putting.close()
+    assert queue.empty()
+    assert not queue.full()

@@ -3,8 +3,9 @@
 Rules:
 
 1.  A wait that ends by its time limit has ended what it waited for, unless told to leave it.
-2.  A result is never dropped: one that is there by the time the limit is noticed is returned.
-3.  A cancellation from outside is never taken for the time limit, nor swallowed.
+2.  A result is never dropped for the limit: one that is there by the time it is noticed is
+    returned.
+3.  A cancellation from outside is never taken for the time limit.
 """
 
 from asyncio import Future

@@ -2,9 +2,9 @@
 
 How a decorated function reaches another process. An executor in this process is handed the
 function itself. Any other pickles what it is handed, and pickle finds functions by name; but the
-name of a decorated function leads to the decorated one. So what is submitted is a `_Undecorated`,
-which calls the function, and pickles as its module and qualified name; on the other side
-`_find` follows that name and takes the decoration off.
+name of a decorated function leads to the decorated one. So what is submitted is a `_Job`, which
+calls the function, and pickles as its module and qualified name; on the other side `_find` follows
+that name and takes the decoration off.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ import concurrent.futures
 import functools
 import importlib
 import inspect
-import pickle
+import sys
+import types
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from waterspout.ioloop.scheduling import Scheduler, current_scheduler
 
@@ -46,10 +47,11 @@ def run_on_executor(
 
         tree = await parser.parse(text)
 
-    Works as `@run_on_executor` and as `@run_on_executor(...)`, on methods and on functions. The
-    function starts when it is called, not when the result is awaited. Context variables go along
-    to executors known to run in this process and interpreter. Other executors get the arguments,
-    and the function by its name, so it must be found under that name there.
+    Works as `@run_on_executor` and as `@run_on_executor(...)`, on methods and on functions (beneath
+    `@staticmethod` and `@classmethod`). The function starts when it is called, not when the result
+    is awaited. Context variables go along to executors known to run in this process and
+    interpreter. Other executors get the arguments, and the function by its name, so it must be
+    found under that name there.
 
     Args:
         executor: Where to run it: an executor, or the name of the attribute of `self` that holds
@@ -68,71 +70,132 @@ def run_on_executor(
         AttributeError: From a call, if `self` has no attribute of that name.
         RuntimeError: From a call, if the executor is shut down, or no loop is running.
     """
-    if not isinstance(executor, Executor | str | None):
-        if not callable(executor):
-            raise TypeError(
-                f"executor must be an Executor, an attribute's name or None, not {executor!r}"
-            )
-        return _decorate(executor, None, io_loop)
     if io_loop is not None and not isinstance(io_loop, Scheduler):
         raise TypeError(f"io_loop must be a Scheduler or None, not {io_loop!r}")
-    return functools.partial(_decorate, executor=executor, io_loop=io_loop)
+    if isinstance(executor, Executor | str | None):
+        return functools.partial(_decorate, executor=executor, io_loop=io_loop)
+    given: Any = executor
+    if not callable(given) or isinstance(given, type):
+        raise TypeError(
+            f"executor must be an Executor, an attribute's name or None, not {executor!r}"
+        )
+    return _decorate(executor, None, io_loop)
 
 
 def _decorate(
-    func: Callable[P, T], executor: Executor | str | None, io_loop: Scheduler | None
-) -> "Callable[P, asyncio.Future[T]]":
+    func: Callable[..., Any], executor: Executor | str | None, io_loop: Scheduler | None
+) -> "_Decorated":
+    if isinstance(func, staticmethod | classmethod):
+        raise TypeError(f"run_on_executor() goes beneath {type(func).__name__}, not above it")
     if not callable(func):
         raise TypeError(f"run_on_executor() decorates a function, not {func!r}")
-    if inspect.iscoroutinefunction(func):
-        raise TypeError(f"run_on_executor() cannot run the coroutine function {func!r}")
-    undecorated = _Undecorated(func)
-    is_method = _is_method(func)
+    call = getattr(func, "__call__", None)  # noqa: B004 (what a callable object does)
+    for candidate in (func, call):
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+            raise TypeError(f"run_on_executor() cannot run the coroutine function {func!r}")
+    return _Decorated(func, executor, io_loop)
 
-    @functools.wraps(func)
-    def submit(*args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
-        chosen: Any = executor
+
+class _Decorated:
+    """A function whose calls run it on an executor.
+
+    A descriptor, like a function: so it knows whether it is called as a method, and of what.
+    """
+
+    __wrapped__: Callable[..., Any]
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        executor: Executor | str | None,
+        io_loop: Scheduler | None,
+    ) -> None:
+        functools.update_wrapper(self, func)
+        self._job = _Job(func)
+
+        @functools.wraps(func)
+        def method(instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+            return self._call_method(instance, *args, **kwargs)
+
+        self._method = method
+        self._executor = executor
+        self._io_loop = io_loop
+
+    def __repr__(self) -> str:
+        return f"<run_on_executor {self.__wrapped__!r}>"
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        return self._method if instance is None else types.MethodType(self._method, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        if not isinstance(self._executor, str):
+            return self._submit(self._executor, args, kwargs)
+        if not args:
+            raise TypeError(f"{self!r} takes its executor from self.{self._executor}: give self")
+        return self._call_method(*args, **kwargs)
+
+    def _call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        executor: Any = self._executor
         if isinstance(executor, str):
-            chosen = getattr(args[0], executor)
-            if not isinstance(chosen, Executor):
-                raise TypeError(f"{executor} of {args[0]!r} must be an Executor, not {chosen!r}")
-        elif executor is None and is_method and args:
-            chosen = getattr(args[0], "executor", None)
-        scheduler = current_scheduler() if io_loop is None else io_loop
-        call = functools.partial(undecorated, **kwargs) if kwargs else undecorated
-        return scheduler.run_in_executor(chosen, call, *args)
+            executor = getattr(instance, executor)
+            if not isinstance(executor, Executor):
+                raise TypeError(
+                    f"{self._executor} of {instance!r} must be an Executor, not {executor!r}"
+                )
+        elif executor is None:
+            executor = getattr(instance, "executor", None)
+        return self._submit(executor, (instance, *args), kwargs)
 
-    return submit
+    def _submit(
+        self, executor: Executor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> "asyncio.Future[Any]":
+        scheduler = current_scheduler() if self._io_loop is None else self._io_loop
+        call = functools.partial(self._job, **kwargs) if kwargs else self._job
+        return scheduler.run_in_executor(executor, call, *args)
 
 
-class _Undecorated(Generic[T]):
+class _Job:
     """The function beneath a decorated one, which can be pickled by the name of that."""
 
-    def __init__(self, func: Callable[..., T]) -> None:
+    def __init__(self, func: Callable[..., Any]) -> None:
         self._func = func
 
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._func(*args, **kwargs)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
-        module, name = self._func.__module__, self._func.__qualname__
-        if "<locals>" in name:
-            raise pickle.PicklingError(
-                f"{module}.{name} is defined inside a function, so another process cannot find it"
-            )
-        return _find, (module, name)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        module = getattr(self._func, "__module__", None)
+        name = getattr(self._func, "__qualname__", "")
+        if module is not None and _locate(module, name) is self._func:
+            return _find, (module, name)
+        return _Job, (self._func,)  # not decorated under its name: pickle knows best
+
+
+def _locate(module: str, name: str) -> Callable[..., Any] | None:
+    """Give the function beneath the decorated one of a name, if there is one."""
+    found: Any = sys.modules.get(module)
+    owner = ""
+    for part in name.split("."):
+        if part.startswith("__") and not part.endswith("__") and owner:
+            part = f"_{owner.lstrip('_')}{part}"  # noqa: PLW2901 (as the compiler mangles it)
+        found = inspect.getattr_static(found, part, None)
+        owner = part
+    while found is not None and not isinstance(found, _Decorated):
+        found = getattr(found, "__func__", None) or getattr(found, "__wrapped__", None)
+    return None if found is None else found.__wrapped__
 
 
 def _find(module: str, name: str) -> Callable[..., Any]:
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = inspect.getattr_static(found, part)
-    found = getattr(found, "__func__", found)  # of a staticmethod or classmethod
-    undecorated: Callable[..., Any] = found.__wrapped__
-    return undecorated
+    """Give that function in another process. What raises here would take the worker along."""
+    try:
+        importlib.import_module(module)
+        func = _locate(module, name)
+    except Exception as error:
+        return functools.partial(_raise, error)
+    if func is None:
+        return functools.partial(_raise, LookupError(f"{module} has no decorated {name}"))
+    return func
 
 
-def _is_method(func: Callable[..., Any]) -> bool:
-    """Whether a function is defined in a class body."""
-    scope = getattr(func, "__qualname__", "").rpartition(".")[0]
-    return bool(scope) and not scope.endswith("<locals>")
+def _raise(error: Exception, *args: object, **kwargs: object) -> NoReturn:
+    raise error

@@ -8,7 +8,7 @@ as `time_limit` tells it: by the count of requests to cancel the task.
 import asyncio
 import inspect
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from waterspout.ioloop.scheduling import (
     Timeout,
@@ -18,9 +18,6 @@ from waterspout.ioloop.scheduling import (
 )
 
 T = TypeVar("T")
-
-_left_running: "set[asyncio.Future[Any]]" = set()
-"""What `cancel=False` left behind: a loop holds its tasks weakly."""
 
 
 async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool = True) -> T:
@@ -34,9 +31,9 @@ async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool =
             result of what is done already; a coroutine then runs up to its first real wait.
         future: A future, a coroutine, or anything that can be awaited. Other than a future, it
             runs in the caller's task.
-        cancel: With False it is left running, as a task of its own, when time is up or the
-            caller is cancelled. An exception it raises then goes to the loop's exception
-            handler.
+        cancel: With False it is left running when time is up or the caller is cancelled: what
+            is no future as a task of its own, whose exception is then reported by the loop; a
+            future as what it is to whoever holds it.
 
     Returns:
         Its result.
@@ -104,31 +101,20 @@ async def _leave_running(seconds: float | None, awaitable: Awaitable[T]) -> T:
 
     timer = None if seconds is None else scheduler.call_later(seconds, wake)
     future.add_done_callback(wake)
-    _left_running.add(future)
     try:
         await waiter
     finally:
         future.remove_done_callback(wake)
         if timer is not None:
             scheduler.remove_timeout(timer)
-        if future.done():
-            _left_running.discard(future)
-        else:
-            future.add_done_callback(_report)
+        if future is not awaitable and not future.done():
+            # A task of our making: nobody else holds it, or will hear of its exception.
+            scheduler.add_callback(_left_running, future)
     if not future.done():
         raise TimeoutError
     return future.result()
 
 
-def _report(future: "asyncio.Future[Any]") -> None:
-    """Take leave of what was left running; nobody waits for its exception any more."""
-    _left_running.discard(future)
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        future.get_loop().call_exception_handler(
-            {
-                "message": "Exception in what with_timeout(cancel=False) left running",
-                "exception": error,
-                "future": future,
-            }
-        )
+def _left_running(task: "asyncio.Future[T]") -> "asyncio.Future[T]":
+    """Hand a task to the scheduler, which holds it and reports its exception."""
+    return task

@@ -2,6 +2,9 @@
 
 A timer that is removed leaves the alarm armed: it then rings for nothing, once, which is cheaper
 than setting it anew at every removal.
+
+uvloop counts in whole milliseconds, and may ring before the time. Then the alarm is set a
+millisecond ahead, since one set for less would ring at once, again and again.
 """
 
 import asyncio
@@ -59,7 +62,8 @@ class Alarm:
         """Run what is due; what is added meanwhile waits for the loop to have had its turn."""
         self._armed = None
         timers = self.timers
-        end = self._loop.time() + _CLOCK_RESOLUTION  # as near as asyncio itself calls due
+        now = self._loop.time()
+        end = now + _CLOCK_RESOLUTION  # as near as asyncio itself calls due
         last = timers.created
         try:
             while timer := timers.pop_due(end, last):
@@ -68,4 +72,5 @@ class Alarm:
         finally:
             when = timers.next_deadline()
             if when is not None and (self._armed is None or when < self._armed_when):
-                self._arm(when)
+                early = end < self._armed_when and self._armed is None
+                self._arm(max(when, now + 0.001) if early else when)

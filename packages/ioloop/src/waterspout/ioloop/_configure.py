@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from waterspout.ioloop.scheduling import Scheduler
+
 LoopFactory: TypeAlias = Callable[..., asyncio.AbstractEventLoop]
 
 
@@ -32,14 +34,19 @@ def loop_factory(impl: "str | LoopFactory | None", kwargs: dict[str, Any]) -> Lo
         TypeError: If it is none of these.
         ImportError: If it names what cannot be imported; for uvloop, the extra is named.
     """
-    factory = _named(impl) if isinstance(impl, str) else impl
+    factory: object = _named(impl) if isinstance(impl, str) else impl
     if factory is None:
         factory = _asyncio_loop
+    if factory is _asyncio_loop and kwargs:
+        raise TypeError(f"impl={impl!r} takes no arguments, not {kwargs}")
+    if isinstance(factory, type) and issubclass(factory, Scheduler):
+        raise TypeError(f"impl must make asyncio event loops, not {factory!r}")
     if not callable(factory):
         raise TypeError(
             f"impl must be 'asyncio', 'uvloop', a dotted name, a class or a factory, not {impl!r}"
         )
-    return functools.partial(factory, **kwargs) if kwargs else factory
+    made: LoopFactory = functools.partial(factory, **kwargs)
+    return made
 
 
 def new_loop(factory: LoopFactory) -> asyncio.AbstractEventLoop:
@@ -64,7 +71,13 @@ def thread_loop() -> asyncio.AbstractEventLoop | None:
             return None
     else:
         policy = asyncio.get_event_loop_policy()  # pyright: ignore[reportDeprecated]
-        loop = getattr(getattr(policy, "_local", None), "_loop", None)
+        if (local := getattr(policy, "_local", None)) is not None:
+            loop = getattr(local, "_loop", None)
+        else:  # somebody's own policy decides
+            try:
+                loop = policy.get_event_loop()
+            except RuntimeError:
+                return None
     return None if loop is None or loop.is_closed() else loop
 
 
@@ -84,7 +97,7 @@ def _named(name: str) -> LoopFactory:
             ) from error
         return uvloop.new_event_loop
     module, _, attribute = name.rpartition(".")
-    if not module:
+    if not module or module.startswith("."):
         raise TypeError(f"impl must be 'asyncio', 'uvloop' or a dotted name, not {name!r}")
     try:
         found: LoopFactory = getattr(importlib.import_module(module), attribute)

@@ -14,6 +14,8 @@ is called again.
 
 import asyncio
 import asyncio.selector_events
+import contextlib
+import contextvars
 import os
 import select
 import sys
@@ -30,12 +32,23 @@ _MASK = READ | WRITE | ERROR
 
 
 class _Handler:
-    __slots__ = ("callback", "events", "fd", "poll", "probe", "reading", "source", "writing")
+    __slots__ = (
+        "callback",
+        "context",
+        "events",
+        "fd",
+        "poll",
+        "probe",
+        "reading",
+        "source",
+        "writing",
+    )
 
     def __init__(self, fd: int, source: FileDescriptor, callback: EventCallback) -> None:
         self.fd = fd
         self.source = source
         self.callback = callback
+        self.context = contextvars.copy_context()
         self.events = 0
         self.reading = False
         self.writing = False
@@ -101,7 +114,9 @@ class Handlers:
         handler = self._find(source)
         del self._handlers[handler.fd]
         if not closed:
-            self._watch(handler, 0)
+            # One whose descriptor was closed may be a transport's by now: it is not watched for us.
+            with contextlib.suppress(OSError, RuntimeError):
+                self._watch(handler, 0)
 
     def close(self) -> None:
         """Remove all."""
@@ -115,21 +130,17 @@ class Handlers:
             raise RuntimeError("the event loop is closed")
 
     def _find(self, source: FileDescriptor) -> _Handler:
-        fd = source if isinstance(source, int) else source.fileno()
-        if fd < 0:  # closed before it was removed: its number is gone, the object is not
-            for handler in self._handlers.values():
-                if handler.source is source:
-                    return handler
         try:
-            return self._handlers[fd]
-        except KeyError:
+            return self._handlers[fileno(source)]
+        except (KeyError, ValueError):
+            # Closed before it was removed: its number is gone, the object is not.
+            for handler in self._handlers.values():
+                if handler.source is source and not isinstance(source, int):
+                    return handler
             raise KeyError(f"fd {source!r} has no handler") from None
 
     def _watch(self, handler: _Handler, events: int) -> None:
         """Bring the loop's reader and writer of a descriptor in line with a mask."""
-        if handler.poll is not None:
-            handler.poll.cancel()
-            handler.poll = None
         reading = bool(events & READ) or events == ERROR
         writing = bool(events & WRITE)
         added_reader = reading and not handler.reading
@@ -147,6 +158,9 @@ class Handlers:
         if handler.writing and not writing:
             self._watcher.remove_writer(handler.fd)
         handler.reading, handler.writing, handler.events = reading, writing, events
+        if handler.poll is not None:
+            handler.poll.cancel()
+            handler.poll = None
 
     def _add(self, method: str, fd: int, callback: Callable[..., object], *args: Any) -> None:
         try:
@@ -159,7 +173,7 @@ class Handlers:
         if handler.events & READ:
             self._on_ready(handler, READ)
         elif hung_up(handler.fd):
-            self._run(handler.callback, handler.source, ERROR)
+            handler.context.run(self._run, handler.callback, handler.source, ERROR)
         else:
             self._watcher.remove_reader(handler.fd)
             handler.reading = False
@@ -168,7 +182,7 @@ class Handlers:
     def _on_ready(self, handler: _Handler, event: int) -> None:
         if handler.events & ERROR and hung_up(handler.fd):
             event |= ERROR
-        self._run(handler.callback, handler.source, event)
+        handler.context.run(self._run, handler.callback, handler.source, event)
         if self._gives_up and self._watcher is self._loop and self._has_error(handler):
             self._loop.call_soon(self._watch_anew, handler)
 
@@ -188,7 +202,8 @@ class Handlers:
 
     def _poll(self, handler: _Handler) -> None:
         """Ask again about a descriptor that has bytes nobody wants."""
-        self._watch(handler, handler.events)
+        with contextlib.suppress(OSError):  # it was closed, and not removed
+            self._watch(handler, handler.events)
 
 
 def check_events(events: int) -> None:
@@ -207,7 +222,7 @@ def fileno(source: FileDescriptor) -> int:
         fd = source.fileno()
     else:
         raise TypeError(f"fd must be a descriptor or have fileno(), not {source!r}")
-    if fd < 0:
+    if not 0 <= fd < 2**31:
         raise ValueError(f"fd must be an open descriptor, not {source!r}")
     return fd
 

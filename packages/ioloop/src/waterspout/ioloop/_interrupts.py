@@ -9,13 +9,13 @@ raises at once, for a program that does not come to one. A handler that the prog
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def first_interrupt_calls(request: Callable[[], object]) -> Iterator[None]:
+def first_interrupt_calls(request: Callable[[], object]) -> Generator[None, None, None]:
     """Have the first Ctrl-C in a block call a function; then raise `KeyboardInterrupt` at its end.
 
     Args:

@@ -17,7 +17,7 @@ import contextvars
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from waterspout.ioloop._alarm import Alarm
 from waterspout.ioloop._configure import Install, LoopFactory, loop_factory, new_loop, thread_loop
-from waterspout.ioloop._executors import shares_our_memory
+from waterspout.ioloop._executors import call_off_loop, shares_our_memory
 from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls
@@ -46,6 +46,7 @@ from waterspout.ioloop.scheduling._seconds import (
     Timeout,
     checked_deadline,
     deadline_after,
+    deadline_of_delay,
     timeout_seconds,
 )
 
@@ -86,7 +87,7 @@ class IOLoop(Reactor):
 
     _factory: ClassVar[LoopFactory] = staticmethod(loop_factory(None, {}))
     _global: "ClassVar[IOLoop | None]" = None
-    _global_lock: ClassVar[threading.Lock] = threading.Lock()
+    _global_lock: ClassVar[Any] = threading.RLock()
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class IOLoop(Reactor):
         self._handlers = Handlers(loop, self._closed, self._run_handler)
         self._tasks: set[asyncio.Future[Any]] = set()
         self._executor: concurrent.futures.Executor | None = None
+        self._closing = False
         self._ours = False  # whether start() or run_sync() runs the loop
         setattr(loop, _ATTRIBUTE, self)
         watch(self)
@@ -230,8 +232,11 @@ class IOLoop(Reactor):
         `loop.add_callback(loop.stop)`.
 
         Raises:
-            RuntimeError: If somebody else runs the loop, such as `asyncio.run`.
+            RuntimeError: If somebody else runs the loop, such as `asyncio.run`. Inside `run_sync`
+                it makes that raise.
         """
+        if self._closing:
+            return  # the loop is at its end anyway
         if not self._is_closed() and self.asyncio_loop.is_running() and not self._ours:
             raise RuntimeError("stop() ends only a loop that start() runs; this one is another's")
         self.asyncio_loop.stop()
@@ -280,14 +285,17 @@ class IOLoop(Reactor):
             all_fds: Whether to close the descriptors and objects that have handlers, too.
 
         Raises:
-            RuntimeError: If the loop is running.
+            RuntimeError: If the loop is running, or has tasks while another runs in this thread.
         """
         loop = self.asyncio_loop
         if self._is_closed():
             return
         if loop.is_running():
             raise RuntimeError("a running loop cannot be closed: stop it first")
+        if _get_running_loop() is not None and asyncio.all_tasks(loop):
+            raise RuntimeError("a loop with tasks cannot be closed while another runs here")
         current = thread_loop() is loop
+        self._closing = True
         try:
             if _get_running_loop() is None:
                 cancel_all_tasks(loop)
@@ -327,7 +335,7 @@ class IOLoop(Reactor):
         *args: Any,
         **kwargs: Any,
     ) -> TimeoutHandle:
-        return self._add_timer(deadline_after(delay, self._time(), "delay"), callback, args, kwargs)
+        return self._add_timer(deadline_of_delay(delay, self._time()), callback, args, kwargs)
 
     def add_timeout(
         self,
@@ -404,7 +412,7 @@ class IOLoop(Reactor):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        executor = executor or self._executor
+        executor = self._executor if executor is None else executor
         if executor is not None and not isinstance(executor, concurrent.futures.Executor):
             raise TypeError(f"executor must be an Executor or None, not {executor!r}")
         if not callable(func):
@@ -412,7 +420,9 @@ class IOLoop(Reactor):
         self._check_open()
         if executor is None or shares_our_memory(executor):
             context = contextvars.copy_context()
-            return self.asyncio_loop.run_in_executor(executor, partial(context.run, func, *args))
+            return self.asyncio_loop.run_in_executor(
+                executor, partial(context.run, call_off_loop, func, *args)
+            )
         return self.asyncio_loop.run_in_executor(executor, func, *args)
 
     def set_default_executor(self, executor: concurrent.futures.Executor) -> None:
@@ -431,7 +441,7 @@ class IOLoop(Reactor):
     # Inside
 
     @contextmanager
-    def _running(self, interrupt: Callable[[], object]) -> Iterator[None]:
+    def _running(self, interrupt: Callable[[], object]) -> Generator[None, None, None]:
         """Around a run of the loop; closes it when the program is to end."""
         self._ours = True
         try:
@@ -488,6 +498,8 @@ class IOLoop(Reactor):
                 raise error
             except Exception:
                 self.handle_callback_exception(callback)
+            finally:
+                del error  # it refers to this frame
 
     def _add_timer(
         self,

@@ -25,7 +25,12 @@ def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    loop.run_until_complete(_finish(loop, tasks))
+    finishing = loop.create_task(_finish(loop, tasks))
+    while not finishing.done():
+        # A stop that was asked for earlier ends the loop too early.
+        with contextlib.suppress(RuntimeError):
+            loop.run_until_complete(finishing)
+    finishing.result()
 
 
 async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:

@@ -1,13 +1,19 @@
 """`PeriodicCallback`: a function called at regular times."""
 
+import asyncio
+import contextvars
 import inspect
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from waterspout.ioloop.scheduling import Scheduler, TimeoutHandle, current_scheduler
+from waterspout.ioloop.scheduling._seconds import TEN_YEARS
+
+SHORTEST = 1e-6
+"""The shortest period, in seconds."""
 
 
 class PeriodicCallback:
@@ -16,7 +22,8 @@ class PeriodicCallback:
     The n-th tick is due n periods after `start`: lateness never adds up. Ticks that have passed
     by the time the loop comes to them are skipped, and so is one that finds the coroutine of an
     earlier tick unfinished: the callback never overlaps itself. What it raises is reported by
-    the loop, and the next tick still comes. All methods belong to the loop's thread.
+    the loop, and the next tick still comes. Each tick runs in a copy of the context of `start`. All
+    methods belong to the loop's thread.
 
     Args:
         callback: A function or coroutine function without arguments.
@@ -28,7 +35,8 @@ class PeriodicCallback:
 
     Raises:
         TypeError: If `callback` cannot be called, or another argument is of the wrong kind.
-        ValueError: If `callback_time` is not positive and finite, or `jitter` not from 0 to 1.
+        ValueError: If `callback_time` is not from a microsecond to ten years, or `jitter` not
+            from 0 to 1.
     """
 
     def __init__(
@@ -44,13 +52,16 @@ class PeriodicCallback:
         if isinstance(callback_time, timedelta):
             period = callback_time.total_seconds()
         elif isinstance(callback_time, int | float):
-            period = callback_time / 1000
+            period = float(min(callback_time, 1e30)) / 1000
         else:
             raise TypeError(
                 f"callback_time must be milliseconds or a timedelta, not {callback_time!r}"
             )
-        if not 0 < period < math.inf:
-            raise ValueError(f"callback_time must be positive and finite, not {callback_time!r}")
+        if not SHORTEST <= period <= TEN_YEARS:
+            raise ValueError(
+                f"callback_time must be positive, from a microsecond to ten years, "
+                f"not {callback_time!r}"
+            )
         if not isinstance(jitter, int | float):
             raise TypeError(f"jitter must be a number, not {jitter!r}")
         if not 0 <= jitter <= 1:
@@ -65,7 +76,8 @@ class PeriodicCallback:
         self._timer: TimeoutHandle = None
         self._origin = 0.0
         self._tick = 0
-        self._busy = False
+        self._running: asyncio.Future[Any] | None = None  # of the last tick
+        self._context = contextvars.copy_context()
 
     def __repr__(self) -> str:
         state = "running" if self.is_running() else "stopped"
@@ -77,9 +89,10 @@ class PeriodicCallback:
         Raises:
             RuntimeError: If no `io_loop` was given and there is no current one.
         """
-        if self._scheduler is not None:
+        if self.is_running():
             return
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
+        self._context = contextvars.copy_context()
         self._origin = scheduler.time()
         self._tick = 0
         self._arm(scheduler)
@@ -92,8 +105,8 @@ class PeriodicCallback:
             self._scheduler = self._timer = None
 
     def is_running(self) -> bool:
-        """Whether it was started and not stopped."""
-        return self._scheduler is not None
+        """Whether it was started and not stopped, and its loop is open."""
+        return self._scheduler is not None and not _is_closed(self._scheduler)
 
     def _arm(self, scheduler: Scheduler) -> None:
         """Set the timer for the next place on the grid that has not passed."""
@@ -102,23 +115,26 @@ class PeriodicCallback:
         self._tick = max(self._tick, passed) + 1
         offset = self._jitter * (random.random() - 0.5)
         when = self._origin + (self._tick + offset) * self._period
-        self._timer = scheduler.call_at(when, self._on_tick, scheduler)
+        # From the context of `start`: what one tick sets in its context is not the next one's.
+        self._timer = self._context.run(scheduler.call_at, when, self._on_tick, scheduler)
 
     def _on_tick(self, scheduler: Scheduler) -> None:
         timer = self._timer
         try:
-            if not self._busy:
+            if not self._is_busy():
                 result = self._callback()
                 if inspect.isawaitable(result):
-                    self._busy = True
-                    scheduler.spawn_callback(self._finish, result)
+                    self._running = running = asyncio.ensure_future(result)
+                    scheduler.spawn_callback(lambda: running)  # to be held, and its errors reported
         finally:
             # Unless the callback stopped it, or stopped and started it again.
             if self._timer is timer:
                 self._arm(scheduler)
 
-    async def _finish(self, result: Awaitable[Any]) -> None:
-        try:
-            await result
-        finally:
-            self._busy = False
+    def _is_busy(self) -> bool:
+        running = self._running
+        return running is not None and not running.done() and not running.get_loop().is_closed()
+
+
+def _is_closed(scheduler: Scheduler) -> bool:
+    return scheduler.create_future().get_loop().is_closed()

@@ -13,7 +13,7 @@ import contextlib
 import selectors
 import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 _Callback = tuple[Callable[..., object], tuple[Any, ...]]
@@ -101,7 +101,7 @@ class SelectorThread:
             self._selector.unregister(fd)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Generator[None, None, None]:
         with self._turn:
             self._changes += 1
             self._wake()

@@ -70,8 +70,8 @@ async def connect_tcp(
         raise TypeError(f"host must be a string, not {host!r}")
     check_port(port)
     seconds = timeout_seconds(timeout)
-    plain = ssl is None or ssl is False
-    context = None if plain else ssl_context(None if ssl is True else ssl, False)
+    options = None if isinstance(ssl, bool) else ssl
+    context = None if ssl is None or ssl is False else ssl_context(options, False)
 
     def new_stream(socket: _socket.socket) -> IOStream:
         if context is None:

@@ -59,6 +59,8 @@ class Lock:
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if self._locked:
+            self._waiters.recover()
         if not self._locked:
             if timeout is not None:
                 timeout_seconds(timeout)

@@ -68,6 +68,8 @@ class Semaphore:
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if not self._value:
+            self._waiters.recover()
         if self._value:
             if timeout is not None:
                 timeout_seconds(timeout)

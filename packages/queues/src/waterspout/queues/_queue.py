@@ -6,7 +6,8 @@ many are reserved for woken putters, and putters wait only while nothing is left
 change that leaves an item or a place over therefore wakes one waiter, and that is enough.
 
 A hand-off says `True` for a reservation, and `False` where the queue was shut down: then there
-is nothing to take or give back.
+is nothing to take or give back. Getters are told that only once the last item is gone, since one
+that is reserved may yet come back.
 """
 
 from collections import deque
@@ -132,6 +133,8 @@ class Queue(Generic[T]):
         """
         if timeout is not None:
             timeout_seconds(timeout)
+        if self.full():
+            self._putters.recover()
         if self._closed_for_put or not self.full():
             self.put_nowait(item)
             return
@@ -195,8 +198,10 @@ class Queue(Generic[T]):
         """
         if timeout is not None:
             timeout_seconds(timeout)
-        if self._closed_for_put or not self.empty():
-            return self._take_now(QueueShutDown)
+        if self.empty():
+            self._getters.recover()
+        if not self.empty() or self._is_over():
+            return self.get_nowait()
         if not await self._getters.wait(timeout):
             raise QueueShutDown
         if self._closed_for_get:
@@ -217,21 +222,25 @@ class Queue(Generic[T]):
 
         Raises:
             QueueEmpty: If there is none.
-            QueueShutDown: If there is none and the queue is shut down.
+            QueueShutDown: If there is none and the queue is shut down. (While woken getters
+                own the last items it is `QueueEmpty`: one may come back.)
             RuntimeError: If tasks of another open loop wait for places.
         """
-        return self._take_now(QueueShutDown if self._closed_for_put else QueueEmpty)
-
-    def _take_now(self, error: type[Exception]) -> T:
         if self.empty():
-            raise error
+            raise QueueShutDown if self._is_over() else QueueEmpty
         return self._take()
+
+    def _is_over(self) -> bool:
+        """Whether there will be no item any more."""
+        return self._closed_for_put and not len(self._queue)
 
     def _take(self) -> T:
         self._putters.check_loop()
         item = self._get()
         if self._putters.wake(True):
             self._reserved_places += 1
+        if self._is_over():
+            self._getters.wake_all(False)
         return item
 
     # The end of the work
@@ -289,7 +298,8 @@ class Queue(Generic[T]):
             self._closed_for_get = True
             self._drop_items()
         self._putters.wake_all(False)
-        self._getters.wake_all(False)
+        if self._is_over():
+            self._getters.wake_all(False)
 
     def _drop_items(self) -> None:
         self._reserved_items = 0

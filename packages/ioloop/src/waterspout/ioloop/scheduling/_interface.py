@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from waterspout.ioloop.scheduling._seconds import deadline_after
+from waterspout.ioloop.scheduling._seconds import deadline_of_delay
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any] | concurrent.futures.Future[Any]")
@@ -153,7 +153,7 @@ class Scheduler(ABC):
             ValueError: If `delay` is NaN.
             RuntimeError: If the loop is closed.
         """
-        when = deadline_after(delay, self.time(), "delay")
+        when = deadline_of_delay(delay, self.time())
         return self.call_at(when, callback, *args, **kwargs)
 
     def add_timeout(
@@ -200,7 +200,18 @@ class Scheduler(ABC):
             raise TypeError(f"callback must be callable, not {callback!r}")
         # A future of concurrent.futures runs its callbacks in a thread with no context of ours.
         context = contextvars.copy_context()
-        future.add_done_callback(lambda done: context.run(self.add_callback, callback, done))
+
+        def on_done(done: Any) -> None:
+            context.run(self.add_callback, callback, done)
+
+        if future.done():
+            on_done(future)
+            return
+        home = future.get_loop() if isinstance(future, asyncio.Future) else None
+        if home is None or home is asyncio._get_running_loop() or not home.is_running():
+            future.add_done_callback(on_done)
+        else:  # it is another thread's, and only that may touch it
+            home.call_soon_threadsafe(lambda: future.add_done_callback(on_done))
 
     def spawn_callback(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Start a callback for its own sake: its result is dropped, its errors are reported.
@@ -240,7 +251,7 @@ class Reactor(Scheduler):
             TypeError: If an argument is of the wrong kind.
             ValueError: If the descriptor is negative or has a handler, or the mask is bad.
             OSError: If the descriptor is not open or cannot be watched.
-            RuntimeError: If the loop is closed.
+            RuntimeError: If the loop is closed, or the descriptor belongs to one of its transports.
         """
 
     @abstractmethod

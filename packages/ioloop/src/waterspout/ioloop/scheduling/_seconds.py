@@ -27,7 +27,7 @@ def timeout_seconds(timeout: Timeout, name: str = "timeout") -> float | None:
 
     Raises:
         TypeError: If it is no number, `timedelta` or `None`.
-        ValueError: If it is NaN.
+        ValueError: If it is NaN, or too large for a float.
     """
     if timeout is None:
         return None
@@ -35,7 +35,7 @@ def timeout_seconds(timeout: Timeout, name: str = "timeout") -> float | None:
         return timeout.total_seconds()
     if not hasattr(timeout, "__float__"):
         raise TypeError(f"{name} must be seconds, a timedelta or None, not {timeout!r}")
-    seconds = float(timeout)
+    seconds = _as_float(timeout, name)
     if seconds != seconds:
         raise ValueError(f"{name} must not be NaN")
     return None if seconds == math.inf else seconds
@@ -61,6 +61,18 @@ def deadline_after(timeout: Timeout, now: float, name: str = "timeout") -> float
     return now + (TEN_YEARS if seconds is None or seconds > TEN_YEARS else seconds)
 
 
+def deadline_of_delay(delay: Timeout, now: float) -> float:
+    """Give the deadline of a timer's delay, which unlike a timeout must be given.
+
+    Raises:
+        TypeError: If it is no number or `timedelta`.
+        ValueError: If it is NaN.
+    """
+    if delay is None:
+        raise TypeError("delay must be seconds or a timedelta, not None")
+    return deadline_after(delay, now, "delay")
+
+
 def checked_deadline(deadline: float, now: float, name: str) -> float:
     """Give a caller's deadline as a float, if it can be one.
 
@@ -75,7 +87,7 @@ def checked_deadline(deadline: float, now: float, name: str) -> float:
     """
     if not hasattr(deadline, "__float__"):
         raise TypeError(f"{name} must be a number of seconds on the loop's clock, not {deadline!r}")
-    when = float(deadline)
+    when = _as_float(deadline, name)
     if when - now <= TEN_YEARS:
         return when
     if when == math.inf:
@@ -86,3 +98,10 @@ def checked_deadline(deadline: float, now: float, name: str) -> float:
         f"{name}={deadline!r} lies more than ten years ahead of the loop's clock ({now:.3f}): "
         "a deadline is a value of the loop's time(), not of time.time()"
     )
+
+
+def _as_float(value: float, name: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large: {str(value)[:20]}...") from None

@@ -10,8 +10,9 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self
 
-from waterspout.ioloop.scheduling._interface import TimeoutHandle
+from waterspout.ioloop.scheduling._interface import Scheduler, TimeoutHandle
 from waterspout.ioloop.scheduling._registry import current_scheduler
+from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
 
 
 class time_limit:  # noqa: N801 (it reads as a statement)
@@ -24,29 +25,36 @@ class time_limit:  # noqa: N801 (it reads as a statement)
     all the same, the block ends well.
 
     Args:
-        seconds: How long it may take; zero or less lets it run up to its first wait, `None`
-            sets no limit.
+        seconds: How long it may take, or a `timedelta`; zero or less lets it run up to its first
+            wait, `None` sets no limit.
 
     Raises:
+        TypeError: If `seconds` is no number, `timedelta` or `None`.
+        ValueError: If `seconds` is NaN.
         TimeoutError: From the block, in place of the cancellation, when time is up.
-        RuntimeError: If it is not entered inside a task.
+        RuntimeError: If it is not entered inside a task, or entered twice.
     """
 
-    __slots__ = ("_expired", "_requests", "_seconds", "_task", "_timer")
+    __slots__ = ("_expired", "_requests", "_scheduler", "_seconds", "_task", "_timer")
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: Timeout) -> None:
+        self._seconds = timeout_seconds(seconds, "seconds")
         self._expired = False
+        self._task: asyncio.Task[Any] | None = None
+        self._scheduler: Scheduler | None = None
         self._timer: TimeoutHandle = None
 
     def __enter__(self) -> Self:
+        if self._task is not None:
+            raise RuntimeError("time_limit() can be entered only once")
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("time_limit() must be entered inside a task")
-        self._task: asyncio.Task[Any] = task
+        self._task = task
         self._requests = task.cancelling()
         if self._seconds is not None:
-            self._timer = current_scheduler().call_later(self._seconds, self._expire)
+            self._scheduler = current_scheduler()
+            self._timer = self._scheduler.call_later(self._seconds, self._expire)
         return self
 
     def __exit__(
@@ -55,12 +63,14 @@ class time_limit:  # noqa: N801 (it reads as a statement)
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if self._seconds is not None:
-            current_scheduler().remove_timeout(self._timer)
+        if self._scheduler is not None:
+            self._scheduler.remove_timeout(self._timer)
         if self._expired:
+            assert self._task is not None
             others = self._task.uncancel() > self._requests
             if exc_type is asyncio.CancelledError and not others:
                 raise TimeoutError from exc_val
 
     def _expire(self) -> None:
+        assert self._task is not None
         self._expired = self._task.cancel()

@@ -23,9 +23,14 @@ finds its future in one of these states:
 -   expired: it has nothing.
 
 There is no fifth state, because all of these steps run in one thread and none of them awaits.
+
+A loop may close after a hand-off and before its task resumes; that task never does. So the served
+are remembered until they have resumed, and `recover` reclaims from those whose loop is closed.
+Owners call it before they make anybody wait.
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
@@ -54,11 +59,12 @@ class WaitQueue(Generic[T]):
             dropped.
     """
 
-    __slots__ = ("_reclaim", "_waiters")
+    __slots__ = ("_reclaim", "_served", "_waiters")
 
     def __init__(self, reclaim: Callable[[T], object] | None = None) -> None:
         self._reclaim = reclaim
         self._waiters: OrderedDict[asyncio.Future[T | Literal[_Mark.EXPIRED]], None] = OrderedDict()
+        self._served: set[asyncio.Future[T | Literal[_Mark.EXPIRED]]] = set()
 
     def __len__(self) -> int:
         """How many wait that were not served."""
@@ -107,6 +113,7 @@ class WaitQueue(Generic[T]):
                 scheduler.remove_timeout(timer)
         if value is _EXPIRED:
             raise TimeoutError
+        self._served.discard(waiter)
         return value
 
     def wake(self, value: T) -> bool:
@@ -128,6 +135,7 @@ class WaitQueue(Generic[T]):
         while waiters:
             waiter, _ = waiters.popitem(last=False)
             if not waiter.done():  # a done one was cancelled and has not resumed yet
+                self._served.add(waiter)
                 waiter.set_result(value)
                 return True
         return False
@@ -170,9 +178,24 @@ class WaitQueue(Generic[T]):
         elif running is not None or loop.is_running():
             raise RuntimeError(f"tasks of another event loop wait here: {loop!r}")
 
+    def recover(self) -> None:
+        """Reclaim what was handed to tasks of loops that have closed since. Usually nothing."""
+        for waiter in [waiter for waiter in self._served if waiter.get_loop().is_closed()]:
+            self._give_back(waiter)
+
     def _abandon(self, waiter: "asyncio.Future[T | Literal[_Mark.EXPIRED]]") -> None:
-        if self._waiters.pop(waiter, self) is None or not waiter.done() or waiter.cancelled():
+        """The task of a waiter leaves its `await` by an exception."""
+        if self._waiters.pop(waiter, self) is None or waiter not in self._served:
             return
+        if not waiter.get_loop().is_closed():
+            self._give_back(waiter)
+        elif self._waiters:
+            # A coroutine of a closed loop may be closed by the garbage collector in any thread.
+            with contextlib.suppress(RuntimeError):
+                next(iter(self._waiters)).get_loop().call_soon_threadsafe(self.recover)
+
+    def _give_back(self, waiter: "asyncio.Future[T | Literal[_Mark.EXPIRED]]") -> None:
+        self._served.discard(waiter)
         value = waiter.result()
         if value is not _EXPIRED and self._reclaim is not None:
             self._reclaim(value)
