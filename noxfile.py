@@ -61,11 +61,16 @@ def _wheels(session: nox.Session, names: "list[str] | None" = None) -> list[str]
     return [str(_build(session, TABLE[name])[1]) for name in TABLE if name in wanted]
 
 
-def _pytest(session: nox.Session, *arguments: str, env: "dict[str, str] | None" = None) -> None:
+def _pytest(
+    session: nox.Session,
+    *arguments: str,
+    python: tuple[str, ...] = ("pytest",),
+    env: "dict[str, str] | None" = None,
+) -> None:
     """Run tests from an empty directory, so that only what is installed can be imported."""
     with session.chdir(tempfile.mkdtemp(dir=session.create_tmp())):
         session.run(
-            "pytest",
+            *python,
             f"--config-file={ROOT / 'pyproject.toml'}",
             f"--rootdir={ROOT}",
             "-p",
@@ -112,6 +117,20 @@ def integration(session: nox.Session) -> None:
     """What crosses packages, with all their wheels: the examples, and the rules of the house."""
     session.install(*_wheels(session), str(SPIDER), *_group("integration"), *_group("contracts"))
     _pytest(session, str(ROOT / "tests"), str(SPIDER / "tests"))
+
+
+@nox.session
+@each_package
+def variants(session: nox.Session, package: str) -> None:
+    """A package's tests in Python's development mode, and with tasks that start eagerly."""
+    session.install(*_wheels(session, [package]), *TABLE[package].test_requirements)
+    tests = str(TABLE[package].path / "tests")
+    _pytest(session, tests, python=("python", "-X", "dev", "-m", "pytest"))
+    version = session.run(
+        "python", "-c", "import sys; print(sys.version_info >= (3, 12))", silent=True
+    )
+    if version and version.strip() == "True":
+        _pytest(session, tests, env={"WATERSPOUT_TASKS": "eager"})
 
 
 @nox.session
@@ -224,6 +243,13 @@ def demo(session: nox.Session) -> None:
     else:
         html = _build_docs(session)
         session.run("waterspout-spider", "--serve", str(html))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed and memory beside the peers': `-- WORD ...` for some cases, `--rounds N`."""
+    session.install(*_wheels(session), *_group("bench"))
+    session.run("python", "benchmarks", *session.posargs, env={"PYTHONSAFEPATH": ""})
 
 
 @nox.session(venv_backend="none")

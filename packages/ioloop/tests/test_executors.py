@@ -64,6 +64,19 @@ async def test_set_default_executor():
     assert used == [max]
 
 
+def test_a_default_pool_of_threads_is_shut_down_with_the_loop(loop_factory):
+    pool = ThreadPoolExecutor(1)
+
+    async def main():
+        IOLoop.current().set_default_executor(pool)
+        await IOLoop.current().run_in_executor(None, max, 1, 2)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(print)
+
+
 async def test_cancelling_keeps_it_from_starting():
     started = threading.Event()
     release = threading.Event()

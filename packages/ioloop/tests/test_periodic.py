@@ -44,6 +44,7 @@ async def test_it_ticks_on_its_grid():
 async def test_a_timedelta_will_do():
     ticks = Ticks()
     periodic = PeriodicCallback(ticks, timedelta(hours=1))
+    assert periodic.callback_time == 3_600_000
     periodic.start()
     await asyncio.sleep(7201)
     periodic.stop()

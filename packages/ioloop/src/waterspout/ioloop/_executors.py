@@ -1,17 +1,56 @@
-"""What is known of executors, and of what runs on them."""
+"""Running functions off the loop."""
 
-import concurrent.futures
+import asyncio
+import contextvars
 from collections.abc import Callable
+from concurrent import futures
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def shares_our_memory(executor: concurrent.futures.Executor) -> bool:
+class Executors:
+    """The executors that a loop uses.
+
+    Args:
+        loop: The loop beneath. It has a pool of threads of its own.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._default: futures.Executor | None = None  # other than the loop's own
+
+    def run(
+        self, executor: futures.Executor | None, func: Callable[..., T], args: tuple[Any, ...]
+    ) -> "asyncio.Future[T]":
+        """See `Scheduler.run_in_executor`."""
+        executor = self._default if executor is None else executor
+        if executor is not None and not isinstance(executor, futures.Executor):
+            raise TypeError(f"executor must be an Executor or None, not {executor!r}")
+        if not callable(func):
+            raise TypeError(f"func must be callable, not {func!r}")
+        if executor is None or shares_our_memory(executor):
+            context = contextvars.copy_context()
+            call = partial(context.run, call_off_loop, func, *args)
+            return self._loop.run_in_executor(executor, call)
+        return self._loop.run_in_executor(executor, func, *args)
+
+    def set_default(self, executor: futures.Executor) -> None:
+        """See `IOLoop.set_default_executor`."""
+        if not isinstance(executor, futures.Executor):
+            raise TypeError(f"executor must be an Executor, not {executor!r}")
+        self._default = executor
+        if isinstance(executor, futures.ThreadPoolExecutor) and shares_our_memory(executor):
+            self._loop.set_default_executor(executor)
+            self._default = None
+
+
+def shares_our_memory(executor: futures.Executor) -> bool:
     """Whether an executor is known to run functions in this process and interpreter."""
-    if not isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+    if not isinstance(executor, futures.ThreadPoolExecutor):
         return False
-    elsewhere = getattr(concurrent.futures, "InterpreterPoolExecutor", None)
+    elsewhere = getattr(futures, "InterpreterPoolExecutor", None)
     return elsewhere is None or not isinstance(executor, elsewhere)
 
 

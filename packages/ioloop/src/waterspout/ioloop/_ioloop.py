@@ -13,7 +13,6 @@ Rules:
 
 import asyncio
 import concurrent.futures
-import contextvars
 import inspect
 import sys
 import threading
@@ -25,11 +24,12 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from waterspout.ioloop._alarm import Alarm
 from waterspout.ioloop._configure import Install, LoopFactory, loop_factory, new_loop, thread_loop
-from waterspout.ioloop._executors import call_off_loop, shares_our_memory
+from waterspout.ioloop._executors import Executors
 from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls
 from waterspout.ioloop._lifecycle import call_with_timeout, cancel_all_tasks, close_source
+from waterspout.ioloop._tasks import HeldTasks
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
     ERROR,
@@ -110,8 +110,8 @@ class IOLoop(Reactor):
         self._time = loop.time
         self._alarm = Alarm(loop, self._run)
         self._handlers = Handlers(loop, self._closed, self._run_handler)
-        self._tasks: set[asyncio.Future[Any]] = set()
-        self._executor: concurrent.futures.Executor | None = None
+        self._tasks = HeldTasks(loop, self._report)
+        self._executors = Executors(loop)
         self._closing = False
         self._ours = False  # whether start() or run_sync() runs the loop
         setattr(loop, _ATTRIBUTE, self)
@@ -412,31 +412,20 @@ class IOLoop(Reactor):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        executor = self._executor if executor is None else executor
-        if executor is not None and not isinstance(executor, concurrent.futures.Executor):
-            raise TypeError(f"executor must be an Executor or None, not {executor!r}")
-        if not callable(func):
-            raise TypeError(f"func must be callable, not {func!r}")
         self._check_open()
-        if executor is None or shares_our_memory(executor):
-            context = contextvars.copy_context()
-            return self.asyncio_loop.run_in_executor(
-                executor, partial(context.run, call_off_loop, func, *args)
-            )
-        return self.asyncio_loop.run_in_executor(executor, func, *args)
+        return self._executors.run(executor, func, args)
 
     def set_default_executor(self, executor: concurrent.futures.Executor) -> None:
         """Set where `run_in_executor(None, ...)` runs functions.
 
         Args:
-            executor: Any executor. It stays its owner's: closing the loop does not shut it down.
+            executor: Any executor. A pool of threads becomes the asyncio loop's default as well,
+                and is shut down with it; another stays its owner's.
 
         Raises:
             TypeError: If it is no executor.
         """
-        if not isinstance(executor, concurrent.futures.Executor):
-            raise TypeError(f"executor must be an Executor, not {executor!r}")
-        self._executor = executor
+        self._executors.set_default(executor)
 
     # Inside
 
@@ -453,6 +442,9 @@ class IOLoop(Reactor):
             raise
         finally:
             self._ours = False
+
+    def _report(self, callback: Callable[..., object]) -> None:
+        self.handle_callback_exception(callback)  # which somebody may have replaced meanwhile
 
     def _closed(self) -> bool:
         return self._is_closed()
@@ -475,7 +467,7 @@ class IOLoop(Reactor):
         try:
             result = callback(*args, **kwargs)
             if result is not None and inspect.isawaitable(result):
-                self._hold(callback, result)
+                self._tasks.hold(callback, result)
         except Exception:
             self.handle_callback_exception(callback)
 
@@ -484,22 +476,6 @@ class IOLoop(Reactor):
             handler(source, events)
         except Exception:
             self.handle_callback_exception(handler)
-
-    def _hold(self, callback: Callable[..., object], awaitable: Awaitable[Any]) -> None:
-        task = asyncio.ensure_future(awaitable, loop=self.asyncio_loop)
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._release, callback))
-
-    def _release(self, callback: Callable[..., object], task: "asyncio.Future[Any]") -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):  # others have left the loop already
-            try:
-                raise error
-            except Exception:
-                self.handle_callback_exception(callback)
-            finally:
-                del error  # it refers to this frame
 
     def _add_timer(
         self,

@@ -33,6 +33,9 @@ class PeriodicCallback:
             0.1, up to 5 % of it to either side, at random. Keeps many processes from acting at
             the same moment.
 
+    Attributes:
+        callback_time: The period in milliseconds.
+
     Raises:
         TypeError: If `callback` cannot be called, or another argument is of the wrong kind.
         ValueError: If `callback_time` is not from a microsecond to ten years, or `jitter` not
@@ -70,6 +73,7 @@ class PeriodicCallback:
             raise TypeError(f"io_loop must be a Scheduler or None, not {io_loop!r}")
         self._callback = callback
         self._period = period
+        self.callback_time = period * 1000
         self._jitter = jitter
         self._io_loop = io_loop
         self._scheduler: Scheduler | None = None
