@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import os
 import socket
+import threading
 
 import pytest
 
@@ -254,11 +255,13 @@ async def test_an_object_that_was_closed_can_still_be_removed(pair):
 async def test_a_closed_file_can_still_be_removed():
     read_end, write_end = os.pipe()
     loop = IOLoop.current()
-    file = os.fdopen(read_end)
+    file, other = os.fdopen(read_end), os.fdopen(write_end, "w")
+    loop.add_handler(other, print, WRITE)
     loop.add_handler(file, print, READ)
     file.close()
     loop.remove_handler(file)
-    os.close(write_end)
+    loop.remove_handler(other)
+    other.close()
 
 
 @pytest.mark.loops("asyncio")  # libuv aborts the process over such a descriptor
@@ -336,7 +339,12 @@ def test_a_registration_that_fails_halfway_leaves_nothing(pair):
         right.send(b"x")
         await settle()
         loop.add_handler(left, lambda *call: seen.append(call), READ)
+        with pytest.raises(PermissionError):
+            loop.update_handler(left, READ | WRITE)
+        await settle()
+        assert seen[0] == (left, READ)
         loop.remove_handler(left)
+        seen.clear()
 
     loop.run_sync(main)
     loop.close()
@@ -351,5 +359,42 @@ async def test_a_handler_removed_after_the_loop_is_closed_is_no_error(pair):
         loop.add_handler(left, print, READ)
         loop.asyncio_loop.close()
         loop.remove_handler(left)
+
+    await asyncio.to_thread(run)
+
+
+class LeavingLoop(asyncio.SelectorEventLoop):
+    """Cannot watch descriptors."""
+
+    def add_reader(self, fd, callback, *args):
+        raise NotImplementedError
+
+
+def test_a_loop_that_is_closed_without_a_word_takes_its_thread_along(pair):
+    left, right = pair
+    loop = IOLoop(LeavingLoop(), make_current=False)
+    loop.add_handler(left, print, READ)
+    [thread] = [one for one in threading.enumerate() if one.name == "waterspout-selector"]
+    loop.asyncio_loop.close()
+    right.send(b"x")
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+async def test_after_the_loop_was_shut_down_nothing_is_watched(pair):
+    left, right = pair
+
+    def run():
+        loop = IOLoop(LeavingLoop(), make_current=False)
+
+        async def main():
+            loop.add_handler(left, print, READ)
+
+        loop.run_sync(main)
+        loop.asyncio_loop.run_until_complete(loop.asyncio_loop.shutdown_asyncgens())
+        with pytest.raises(RuntimeError, match="has been shut down"):
+            loop.add_handler(right, print, READ)
+        loop.remove_handler(left)
+        loop.close()
 
     await asyncio.to_thread(run)

@@ -73,6 +73,28 @@ async def test_a_loop_that_keeps_going_is_not_accused():
     assert monitor.statistics().slow == ()
 
 
+async def test_it_needs_no_hook():
+    with LoopMonitor(threshold=THRESHOLD) as monitor:
+        await beat(monitor)
+        block()
+        await beat(monitor)
+    assert len(monitor.statistics().slow) == 1
+
+
+async def test_it_ends_with_the_thread_that_it_watches():
+    def run():
+        async def main():
+            LoopMonitor(threshold=0.01).start()
+
+        asyncio.run(main())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    while any(thread.name == "waterspout-monitor" for thread in threading.enumerate()):
+        await asyncio.sleep(0.005)
+
+
 async def test_it_can_be_started_again_and_adds_up():
     monitor = LoopMonitor(IOLoop.current(), threshold=THRESHOLD)
     for _ in range(2):

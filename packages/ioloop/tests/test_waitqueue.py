@@ -235,6 +235,47 @@ def test_waiters_of_a_closed_loop_are_dropped():
     assert len(queue) == 0
 
 
+def serve_in_a_loop_that_closes(queue, value):
+    """Hand a value to a coroutine whose loop closes before it can resume; give the coroutine."""
+    loop = asyncio.new_event_loop()
+    waiting = queue.wait()
+
+    async def begin():
+        waiting.send(None)
+        assert queue.wake(value)
+
+    loop.run_until_complete(begin())
+    loop.close()
+    return waiting
+
+
+def test_what_was_handed_to_a_task_of_a_closed_loop_is_recovered_once():
+    back = []
+    queue = WaitQueue(back.append)
+    waiting = serve_in_a_loop_that_closes(queue, "permit")
+    queue.recover()
+    queue.recover()
+    waiting.close()
+    assert back == ["permit"]
+
+
+def test_it_is_recovered_also_if_the_garbage_collector_was_faster():
+    back = []
+    queue = WaitQueue(back.append)
+    serve_in_a_loop_that_closes(queue, "permit").close()
+    assert back == []  # it may have been any thread
+    queue.recover()
+    assert back == ["permit"]
+
+
+async def test_then_those_who_wait_are_told_in_their_own_thread():
+    queue = WaitQueue(lambda value: queue.wake(value))
+    waiting = await asyncio.to_thread(serve_in_a_loop_that_closes, queue, "permit")
+    [task] = await park(queue, 1)
+    await asyncio.to_thread(waiting.close)
+    assert await task == "permit"
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("join"), st.sampled_from([None, 1.0, 2.0])),

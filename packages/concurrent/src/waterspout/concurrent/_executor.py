@@ -7,6 +7,8 @@ calls the function, and pickles as its module and qualified name; on the other s
 that name and takes the decoration off.
 """
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import functools

@@ -1,5 +1,7 @@
 """Small things about futures."""
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import types

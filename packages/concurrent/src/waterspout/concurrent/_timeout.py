@@ -5,6 +5,8 @@ time is up; that it was the limit that did it, and nobody else who cancelled the
 as `time_limit` tells it: by the count of requests to cancel the task.
 """
 
+from __future__ import annotations
+
 import asyncio
 import inspect
 from collections.abc import Awaitable

@@ -7,6 +7,8 @@ uvloop counts in whole milliseconds, and may ring before the time. Then the alar
 millisecond ahead, since one set for less would ring at once, again and again.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import time

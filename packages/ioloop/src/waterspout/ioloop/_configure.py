@@ -1,5 +1,7 @@
 """What new event loops are made of."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import importlib
@@ -64,7 +66,7 @@ def thread_loop() -> asyncio.AbstractEventLoop | None:
     none, so the default policy is asked for what it has.
     """
     loop: asyncio.AbstractEventLoop | None
-    if sys.version_info >= (3, 14):
+    if sys.version_info >= (3, 14):  # pragma: no cover (the versions do not share a run)
         try:
             loop = asyncio.get_event_loop()
         except RuntimeError:

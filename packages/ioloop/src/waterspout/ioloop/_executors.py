@@ -1,5 +1,7 @@
 """Running functions off the loop."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 from collections.abc import Callable

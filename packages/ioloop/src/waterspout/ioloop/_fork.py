@@ -5,6 +5,8 @@ wake-up pipe. Anything the child does with the loop is done to the parent's, eve
 the child every use of an inherited loop raises.
 """
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import os
@@ -25,7 +27,7 @@ _inherited: "list[asyncio.AbstractEventLoop]" = []
 
 @functools.cache
 def _watch_forks() -> None:
-    if hasattr(os, "register_at_fork"):
+    if hasattr(os, "register_at_fork"):  # pragma: no branch (all but Windows)
         os.register_at_fork(after_in_child=_in_child)
 
 
@@ -35,7 +37,7 @@ def watch(loop: _Inheritable) -> None:
     _loops.add(loop)
 
 
-def refuse(*args: object, **kwargs: object) -> NoReturn:
+def refuse(*args: object, **kwargs: object) -> NoReturn:  # pragma: no cover (in the child)
     """Stand in for what must not be done with an inherited loop."""
     raise RuntimeError(
         "this event loop was made in the parent process; a forked child must make its own"
@@ -47,7 +49,7 @@ def is_inherited(loop: asyncio.AbstractEventLoop) -> bool:
     return any(loop is inherited for inherited in _inherited)
 
 
-def _in_child() -> None:
+def _in_child() -> None:  # pragma: no cover (a child is tested, but not measured)
     for loop in list(_loops):
         _inherited.append(loop.asyncio_loop)
         loop._become_inherited()

@@ -12,6 +12,8 @@ there is one, and if so the descriptor is watched anew: a handler that took only
 is called again.
 """
 
+from __future__ import annotations
+
 import asyncio
 import asyncio.selector_events
 import contextlib
@@ -79,9 +81,6 @@ class Handlers:
             loop, asyncio.selector_events.BaseSelectorEventLoop
         )
         self._handlers: dict[int, _Handler] = {}
-
-    def __len__(self) -> int:
-        return len(self._handlers)
 
     def sources(self) -> list[FileDescriptor]:
         """What was registered, as it was given."""

@@ -6,6 +6,8 @@ first Ctrl-C is therefore taken as a request, met by the loop at the next safe m
 raises at once, for a program that does not come to one. A handler that the program set stays.
 """
 
+from __future__ import annotations
+
 import asyncio
 import signal
 import threading

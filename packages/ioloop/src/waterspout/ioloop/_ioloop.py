@@ -11,6 +11,8 @@ Rules:
 5.  Nothing at import makes a loop or a thread, or touches the event loop policy.
 """
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import inspect
@@ -489,7 +491,7 @@ class IOLoop(Reactor):
         self._check_open()
         return self._alarm.add(when, callback, args, kwargs)
 
-    def _become_inherited(self) -> None:
+    def _become_inherited(self) -> None:  # pragma: no cover (in a forked child)
         """See `_fork`."""
         self._call_soon = self._call_soon_threadsafe = self._is_closed = refuse
 

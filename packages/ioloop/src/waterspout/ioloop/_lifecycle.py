@@ -1,5 +1,7 @@
 """The first and the last things that a loop does."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import inspect

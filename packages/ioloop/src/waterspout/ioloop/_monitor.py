@@ -12,6 +12,8 @@ The beat comes four times in a threshold, so lags are measured to that accuracy,
 reported has lasted a threshold at least.
 """
 
+from __future__ import annotations
+
 import sys
 import threading
 import time
@@ -154,8 +156,8 @@ class LoopMonitor:
         self._scheduler.remove_timeout(self._timer)
         self._scheduler = None
         self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join()
+        assert self._watcher is not None
+        self._watcher.join()
 
     def is_running(self) -> bool:
         """Whether it measures."""
@@ -199,12 +201,18 @@ class LoopMonitor:
     # The watcher, in its thread
 
     def _watch(self, thread: int) -> None:
-        while not self._stop.wait(self._interval):
+        # It looks when a beat that had just come would be overdue, and not before: a thread that
+        # wakes takes the interpreter from the loop.
+        while not self._stop.wait(max(self._wait_for(), self._interval)):
             overdue = time.perf_counter() - self._due
             if overdue >= self._threshold and self._seen is None:
                 frame = sys._current_frames().get(thread)
-                if frame is not None:
-                    self._seen = _describe(frame)
+                if frame is None:
+                    return  # the thread has ended, and the loop with it
+                self._seen = _describe(frame)
+
+    def _wait_for(self) -> float:
+        return self._due + self._threshold - time.perf_counter()
 
 
 def _describe(frame: FrameType) -> tuple[str, str]:

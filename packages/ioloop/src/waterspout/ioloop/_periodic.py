@@ -1,5 +1,7 @@
 """`PeriodicCallback`: a function called at regular times."""
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import inspect

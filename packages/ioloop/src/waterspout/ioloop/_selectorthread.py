@@ -8,6 +8,8 @@ is not selecting (`_changing` wakes it and waits), and the thread selects again 
 has dealt with what was ready; so readiness stays level-triggered, and is told once at a time.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import selectors
@@ -72,6 +74,9 @@ class SelectorThread:
             self._wake()
             self._turn.notify_all()
         self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
         self._selector.close()
         self._waker.close()
         self._woken.close()
@@ -87,7 +92,7 @@ class SelectorThread:
             if callback is not None:
                 wanted[event] = callback
             if not wanted:
-                self._unregister(fd)
+                self._selector.unregister(fd)
             elif known:
                 self._selector.modify(fd, sum(wanted))
             else:
@@ -95,10 +100,6 @@ class SelectorThread:
             self._callbacks[fd] = wanted
             if not wanted:
                 del self._callbacks[fd]
-
-    def _unregister(self, fd: int) -> None:
-        if fd in self._callbacks:
-            self._selector.unregister(fd)
 
     @contextlib.contextmanager
     def _changing(self) -> Generator[None, None, None]:
@@ -136,8 +137,10 @@ class SelectorThread:
             if events:
                 try:
                     self._loop.call_soon_threadsafe(self._tell, events)
-                except RuntimeError:
-                    return  # the loop is closed; it cannot be told any more
+                except RuntimeError:  # the loop was closed without a word
+                    self._closed = True
+                    self._release()
+                    return
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):

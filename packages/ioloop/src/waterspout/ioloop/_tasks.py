@@ -3,6 +3,8 @@
 asyncio holds its tasks weakly: one that nobody else holds may vanish in the middle of its work.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial

@@ -9,6 +9,8 @@ twice the timers that are pending, however many are added and removed.
 Timers of one deadline run in the order in which they were added.
 """
 
+from __future__ import annotations
+
 import contextvars
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush

@@ -4,6 +4,8 @@ A subclass says how bytes are moved, by four methods: `fileno`, `close_fd`, `rea
 `write_to_fd`. When they are called is `_core`'s business.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable
 from functools import partial

@@ -9,6 +9,8 @@ thousand of them go out in a few system calls (O(bytes)); a large one is kept as
 caller's memory and never copied (O(1)).
 """
 
+from __future__ import annotations
+
 from collections import deque
 from typing import TypeAlias
 

@@ -1,5 +1,7 @@
 """Checks of arguments: a clear error at the call that made it."""
 
+from __future__ import annotations
+
 import sys
 from typing import Any
 

@@ -5,6 +5,8 @@ The addresses are raced as RFC 8305 ("Happy Eyeballs Version 2") says: families 
 (section 5), and the first to connect wins. The losers are closed, on every way out.
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket as _socket
 from collections.abc import Callable, Sequence

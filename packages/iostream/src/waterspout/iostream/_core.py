@@ -12,6 +12,8 @@ Rules:
     out, and then the descriptor is closed. If sending fails, reading still goes on to the end.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import threading

@@ -1,5 +1,7 @@
 """What can go wrong with a stream."""
 
+from __future__ import annotations
+
 from typing import Any
 
 

@@ -10,6 +10,8 @@ A future that is kept, shielded, or has its `result()` taken elsewhere, is not a
 in that sense, and keeps its result.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar

@@ -10,6 +10,8 @@ So a TLS socket is closed in the background: the alert is sent, then the sending
 and what comes is thrown away until the other end has closed, or `LINGER_SECONDS` are over.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket as _socket

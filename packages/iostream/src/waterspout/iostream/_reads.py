@@ -5,6 +5,8 @@ A read is asked again whenever bytes have arrived. It takes its result out of th
 end while a read waits, so a read may remember how far it has searched.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum

@@ -1,5 +1,7 @@
 """`serve_tcp`: a TCP port whose every connection is given to a coroutine function."""
 
+from __future__ import annotations
+
 import asyncio
 import errno
 import socket as _socket

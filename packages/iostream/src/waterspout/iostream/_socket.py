@@ -1,5 +1,7 @@
 """`IOStream`: a stream over a socket."""
 
+from __future__ import annotations
+
 import asyncio
 import errno
 import ipaddress

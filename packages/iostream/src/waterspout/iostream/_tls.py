@@ -6,6 +6,8 @@ the socket at a time, so as long as it is always offered room for a whole one, n
 read is ever hidden inside it, and the readiness of the descriptor tells the truth.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import socket as _socket

@@ -1,5 +1,7 @@
 """`Event`: a flag to wait for."""
 
+from __future__ import annotations
+
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 
 

@@ -1,5 +1,7 @@
 """`Lock`: one holder at a time."""
 
+from __future__ import annotations
+
 from types import TracebackType
 from typing import Self
 

@@ -1,5 +1,7 @@
 """`Semaphore` and `BoundedSemaphore`: so many holders at a time."""
 
+from __future__ import annotations
+
 from types import TracebackType
 from typing import Self
 

@@ -10,6 +10,8 @@ is nothing to take or give back. Getters are told that only once the last item i
 that is reserved may yet come back.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from typing import Any, Generic, Self, TypeVar
 

@@ -1,5 +1,7 @@
 """`Scheduler` and `Reactor`: what a loop must offer, and what follows from it."""
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import contextvars

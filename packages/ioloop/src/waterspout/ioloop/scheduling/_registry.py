@@ -4,6 +4,8 @@ The scheduler of an asyncio loop is kept on the loop itself, so that both live e
 looking it up costs one attribute.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable
 

@@ -5,6 +5,8 @@ is a value of the loop's clock. The clock is monotonic and starts anywhere, so a
 the future is nearly always a `time.time()` by mistake; it is refused rather than slept upon.
 """
 
+from __future__ import annotations
+
 import math
 from datetime import timedelta
 from typing import TypeAlias

@@ -6,6 +6,8 @@ task; but a task counts the requests to cancel it (`Task.cancelling`), so a requ
 is told apart, and goes on as what it is.
 """
 
+from __future__ import annotations
+
 import asyncio
 from types import TracebackType
 from typing import Any, Self

@@ -29,6 +29,8 @@ are remembered until they have resumed, and `recover` reclaims from those whose 
 Owners call it before they make anybody wait.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from collections import OrderedDict
