@@ -134,21 +134,23 @@ def variants(session: nox.Session, package: str) -> None:
 
 
 @nox.session
-def coverage(session: nox.Session) -> None:
-    """Branch coverage of all packages by their own tests."""
-    requirements = {line for package in TABLE.values() for line in package.test_requirements}
-    session.install(*_wheels(session), *sorted(requirements), *_group("coverage"))
+@each_package
+def coverage(session: nox.Session, package: str) -> None:
+    """Branch coverage of a package by its own tests; its `pyproject.toml` says what it must be."""
+    chosen = TABLE[package]
+    session.install(*_wheels(session, [package]), *chosen.test_requirements, *_group("coverage"))
     data = Path(session.create_tmp()).resolve() / "coverage"
     env = {"COVERAGE_FILE": str(data), "COVERAGE_RCFILE": str(ROOT / "pyproject.toml")}
-    folders = [str(package.path / "tests") for package in TABLE.values()]
-    with session.chdir(tempfile.mkdtemp(dir=session.create_tmp())):
-        session.run(
-            *("coverage", "run", "-m", "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
-            *(f"--rootdir={ROOT}", "-p", "no:cacheprovider", "-q", *folders, *session.posargs),
-            env=env,
-        )
-        session.run("coverage", "combine", "--quiet", env=env, success_codes=[0, 1])
-        session.run("coverage", "report", env=env)
+    _pytest(
+        session,
+        str(chosen.path / "tests"),
+        python=("coverage", "run", "-m", "pytest"),
+        env=env,
+    )
+    session.run("coverage", "combine", "--quiet", str(data.parent), env=env, success_codes=[0, 1])
+    include = f"*/waterspout/{package}/*"
+    least = f"--fail-under={chosen.coverage}"
+    session.run("coverage", "report", f"--include={include}", least, env=env)
 
 
 @nox.session

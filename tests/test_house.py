@@ -74,6 +74,7 @@ def test_packages_that_need_one_another_are_refused(tmp_path, monkeypatch):
         (folder / "pyproject.toml").write_text(
             f'[project]\nname = "waterspout-{name}"\nversion = "0.1.0"\n'
             f'dependencies = ["waterspout-{needs}>=0.1"]\n[dependency-groups]\ntest = []\n'
+            "[tool.waterspout]\nbranch-coverage = 100\n"
         )
     with pytest.raises(ValueError, match="need one another"):
         workspace.packages()
@@ -86,6 +87,7 @@ def repository(tmp_path, monkeypatch):
     (folder / "newsfragments").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
         '[project]\nname = "waterspout-ioloop"\nversion = "0.1.0"\n[dependency-groups]\ntest = []\n'
+        "[tool.waterspout]\nbranch-coverage = 100\n"
     )
     (tmp_path / "conftest.py").write_text("")
     for module in (workspace, releasing):

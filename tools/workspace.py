@@ -25,6 +25,7 @@ class Package:
         version: Its version in the tree.
         siblings: Which packages of this table it needs, with the version specifier of each.
         test_requirements: What its tests need besides.
+        coverage: The branch coverage, in per cent, that its own tests must reach.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Package:
     version: str
     siblings: dict[str, str]
     test_requirements: tuple[str, ...]
+    coverage: int
 
     @property
     def module(self) -> str:
@@ -78,6 +80,7 @@ def _read(folder: Path) -> Package:
         version=project["version"],
         siblings=siblings,
         test_requirements=tuple(data["dependency-groups"]["test"]),
+        coverage=data["tool"]["waterspout"]["branch-coverage"],
     )
 
 
