@@ -39,7 +39,7 @@ def run_on_executor(
     executor: "Executor | str | Callable[..., Any] | None" = None,
     io_loop: Scheduler | None = None,
 ) -> Any:
-    """Make calls of a function run it on an executor.
+    """Make calls of a function run it on an executor::
 
         class Parser:
             executor = ThreadPoolExecutor()

@@ -61,7 +61,7 @@ _ATTRIBUTE = "_waterspout_ioloop"
 class IOLoop(Reactor):
     """An event loop: callbacks, timers, descriptors and executors on an asyncio loop.
 
-    Inside a running asyncio loop, use `IOLoop.current()`. To make one and run it:
+    Inside a running asyncio loop, use `IOLoop.current()`. To make one and run it::
 
         loop = IOLoop()
         loop.run_sync(main)

@@ -68,7 +68,7 @@ class LoopStatistics:
 
 
 class LoopMonitor:
-    """Measures how late the loop is, and finds what keeps it.
+    """Measures how late the loop is, and finds what keeps it::
 
         with LoopMonitor(on_slow=print) as monitor:
             ...

@@ -46,7 +46,7 @@ async def serve_tcp(
     reuse_port: bool = False,
     **kwargs: Any,
 ) -> "TCPServer":
-    """Listen on a TCP port.
+    """Listen on a TCP port::
 
         async with await serve_tcp(handler, "127.0.0.1", 8080) as server:
             await something

@@ -9,7 +9,7 @@ from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 
 
 class Lock:
-    """A mutual exclusion lock.
+    """A mutual exclusion lock::
 
         async with lock:
             ...

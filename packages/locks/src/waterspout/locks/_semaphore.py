@@ -9,7 +9,7 @@ from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 
 
 class Semaphore:
-    """A number of permits.
+    """A number of permits::
 
         async with semaphore:
             ...

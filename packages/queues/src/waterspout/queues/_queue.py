@@ -35,7 +35,7 @@ class QueueShutDown(Exception):
 class Queue(Generic[T]):
     """A first-in, first-out queue.
 
-    Iterating over it takes items until it is shut down and empty:
+    Iterating over it takes items until it is shut down and empty::
 
         async for item in queue:
             ...

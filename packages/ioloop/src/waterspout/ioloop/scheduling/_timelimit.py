@@ -18,7 +18,7 @@ from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
 
 
 class time_limit:  # noqa: N801 (it reads as a statement)
-    """Limit the time of a block, by the scheduler's clock.
+    """Limit the time of a block, by the scheduler's clock::
 
         with time_limit(5.0):
             await something
