@@ -131,6 +131,7 @@ def test_the_loop_itself_may_be_slow():
 
     frame = type("", (), {"f_globals": {"__name__": "asyncio.events"}})()
     assert _describe(frame) == ("the event loop", "")
+    assert _describe(None) == ("the event loop", "")
 
 
 def test_bad_arguments_are_refused():

@@ -143,7 +143,7 @@ class LoopMonitor:
         self._stop.clear()
         self._watcher = threading.Thread(
             target=self._watch,
-            args=(threading.get_ident(),),
+            args=(threading.current_thread(),),
             name="waterspout-monitor",
             daemon=True,
         )
@@ -200,25 +200,22 @@ class LoopMonitor:
 
     # The watcher, in its thread
 
-    def _watch(self, thread: int) -> None:
+    def _watch(self, thread: threading.Thread) -> None:
         # It looks when a beat that had just come would be overdue, and not before: a thread that
         # wakes takes the interpreter from the loop.
-        while not self._stop.wait(max(self._wait_for(), self._interval)):
+        while not self._stop.wait(max(self._wait_for(), self._interval)) and thread.is_alive():
             overdue = time.perf_counter() - self._due
             if overdue >= self._threshold and self._seen is None:
-                frame = sys._current_frames().get(thread)
-                if frame is None:
-                    return  # the thread has ended, and the loop with it
-                self._seen = _describe(frame)
+                self._seen = _describe(sys._current_frames().get(thread.ident or 0))
 
     def _wait_for(self) -> float:
         return self._due + self._threshold - time.perf_counter()
 
 
-def _describe(frame: FrameType) -> tuple[str, str]:
+def _describe(frame: FrameType | None) -> tuple[str, str]:
     """Give the name of what the loop called, and the stack from there on."""
     frames = []
-    current: FrameType | None = frame
+    current = frame
     while current is not None and not _belongs_to_a_loop(current):
         frames.append(current)
         current = current.f_back
