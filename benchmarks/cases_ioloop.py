@@ -191,6 +191,16 @@ async def _(count: int) -> float:
     return await _chain(count, asyncio.get_running_loop().call_soon)
 
 
+@watched.row("another thread has run once")
+async def _(count: int) -> float:
+    from waterspout.ioloop import IOLoop
+
+    IOLoop.current()
+    # The C library spares itself some locking until a process starts its first thread.
+    await asyncio.to_thread(_nothing)
+    return await _chain(count, asyncio.get_running_loop().call_soon)
+
+
 @watched.row("monitor off again")
 async def _(count: int) -> float:
     from waterspout.ioloop import LoopMonitor

@@ -140,6 +140,53 @@ async def test_a_writer_is_told_that_its_pipe_is_broken(pipe):
     loop.remove_handler(write_end)
 
 
+async def test_an_error_behind_the_bytes_keeps_no_byte_back():
+    """libuv tells of an error only once; a handler that takes little at a time is called again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = socket.create_connection(listener.getsockname())
+        right, _ = listener.accept()
+    left.setblocking(False)
+    received, done = [], asyncio.Event()
+
+    def handler(source, events):
+        try:
+            received.append(source.recv(1))
+        except ConnectionResetError:
+            done.set()
+
+    loop = IOLoop.current()
+    right.send(b"0123456789")
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    right.close()
+    loop.add_handler(left, handler, READ)
+    await asyncio.wait_for(done.wait(), 10)
+    loop.remove_handler(left)
+    left.close()
+    assert b"".join(received) == b"0123456789"
+
+
+async def test_a_handler_that_removes_itself_over_an_error_is_not_watched_anew():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = socket.create_connection(listener.getsockname())
+        right, _ = listener.accept()
+    calls = []
+
+    def handler(source, events):
+        calls.append(events)
+        asyncio.get_running_loop().call_soon(loop.remove_handler, source)
+
+    loop = IOLoop.current()
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    right.close()
+    loop.add_handler(left, handler, READ)
+    await settle()
+    while not calls:
+        await asyncio.sleep(0.001)
+    await settle()
+    left.close()
+    assert len(calls) == 1
+
+
 async def test_a_mask_of_error_alone_can_change_while_bytes_wait(pair):
     left, right = pair
     loop, calls = IOLoop.current(), Calls()

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from threading import get_ident
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from waterspout.ioloop._alarm import Alarm
@@ -30,7 +31,13 @@ from waterspout.ioloop._executors import Executors
 from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls
-from waterspout.ioloop._lifecycle import call_with_timeout, cancel_all_tasks, close_source
+from waterspout.ioloop._lifecycle import (
+    call_with_timeout,
+    cancel_all_tasks,
+    check_can_run,
+    close_source,
+    knows_its_thread,
+)
 from waterspout.ioloop._tasks import HeldTasks
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
@@ -110,9 +117,10 @@ class IOLoop(Reactor):
         self._call_soon_threadsafe: Callable[..., object] = loop.call_soon_threadsafe
         self._is_closed: Callable[[], bool] = loop.is_closed
         self._time = loop.time
+        self._knows_thread: Any = loop if knows_its_thread(loop) else None
         self._alarm = Alarm(loop, self._run)
         self._handlers = Handlers(loop, self._closed, self._run_handler)
-        self._tasks = HeldTasks(loop, self._report)
+        self._tasks = HeldTasks(loop, self.handle_callback_exception)
         self._executors = Executors(loop)
         self._closing = False
         self._ours = False  # whether start() or run_sync() runs the loop
@@ -173,10 +181,7 @@ class IOLoop(Reactor):
 
     @overload
     @classmethod
-    def current(cls) -> "IOLoop": ...
-    @overload
-    @classmethod
-    def current(cls, instance: Literal[True]) -> "IOLoop": ...
+    def current(cls, instance: Literal[True] = True) -> "IOLoop": ...
     @overload
     @classmethod
     def current(cls, instance: bool) -> "IOLoop | None": ...
@@ -222,7 +227,7 @@ class IOLoop(Reactor):
             KeyboardInterrupt: And `SystemExit`, if a callback lets one out or Ctrl-C comes. The
                 loop is closed then, as `close` does it.
         """
-        self._check_can_run("start")
+        check_can_run(self.asyncio_loop, self._is_closed, "start")
         loop = self.asyncio_loop
         with self._running(lambda: self._call_soon_threadsafe(loop.stop)):
             loop.run_forever()
@@ -269,7 +274,7 @@ class IOLoop(Reactor):
             KeyboardInterrupt: If Ctrl-C comes; `func` is cancelled first, and its end waited for.
                 After this, or `SystemExit`, the loop is closed, as `close` does it.
         """
-        self._check_can_run("run_sync")
+        check_can_run(self.asyncio_loop, self._is_closed, "run_sync")
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
         seconds = timeout_seconds(timeout)
@@ -366,7 +371,12 @@ class IOLoop(Reactor):
     def add_callback(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
-        if _get_running_loop() is self.asyncio_loop:
+        here = (
+            _get_running_loop() is self.asyncio_loop
+            if self._knows_thread is None
+            else self._knows_thread._thread_id == get_ident()
+        )
+        if here:
             self._call_soon(self._run, callback, args, kwargs)
         else:
             self._call_soon_threadsafe(self._run, callback, args, kwargs)
@@ -445,23 +455,12 @@ class IOLoop(Reactor):
         finally:
             self._ours = False
 
-    def _report(self, callback: Callable[..., object]) -> None:
-        self.handle_callback_exception(callback)  # which somebody may have replaced meanwhile
-
     def _closed(self) -> bool:
         return self._is_closed()
 
     def _check_open(self) -> None:
         if self._is_closed():
             raise RuntimeError("the event loop is closed")
-
-    def _check_can_run(self, name: str) -> None:
-        if _get_running_loop() is not None:
-            raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
-        if self.asyncio_loop.is_running():
-            raise RuntimeError(f"{name}(): the loop is running in another thread")
-        if self._is_closed():
-            raise RuntimeError(f"{name}(): the loop is closed")
 
     def _run(
         self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]

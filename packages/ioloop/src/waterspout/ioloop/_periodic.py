@@ -75,7 +75,7 @@ class PeriodicCallback:
             raise TypeError(f"io_loop must be a Scheduler or None, not {io_loop!r}")
         self._callback = callback
         self._period = period
-        self.callback_time = period * 1000
+        self.callback_time: float = period * 1000
         self._jitter = jitter
         self._io_loop = io_loop
         self._scheduler: Scheduler | None = None

@@ -255,6 +255,8 @@ class TCPServer:
 
     def _accept(self, listener: _socket.socket, events: int) -> None:
         for _ in range(ACCEPT_AT_ONCE):
+            if self._closed:
+                return  # by a handler that started at once
             try:
                 socket, _address = listener.accept()
             except (BlockingIOError, InterruptedError):
