@@ -5,6 +5,7 @@
     asyncio's with a clock that jumps to the next timer whenever nothing else is ready, so that an
     hour's timeout takes no time.
 -   With `WATERSPOUT_TASKS=eager`, tasks start eagerly (Python 3.12 and newer).
+-   A test marked `@pytest.mark.only_on("linux", "darwin")` is skipped on other systems.
 -   A task or thread that is left behind fails the test that left it, and so does a log record of
     a warning or worse; one that is expected is taken out by `caplog.clear()`. Unclosed sockets
     and the like are warnings, and these are errors.
@@ -16,6 +17,7 @@ import inspect
 import logging
 import os
 import selectors
+import sys
 import threading
 from typing import Any
 
@@ -92,6 +94,12 @@ def factory(loop_name: str) -> Any:
 def _eager(loop: Any, coroutine: Any, *, eager_start: object = None, **kwargs: Any) -> Any:
     # uvloop gives an argument that the factory of some versions does not take.
     return asyncio.eager_task_factory(loop, coroutine, **kwargs)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("only_on"):
+        if sys.platform not in marker.args:
+            pytest.skip(f"is about {' and '.join(marker.args)}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -386,6 +386,7 @@ def test_misuse(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.only_on("linux", "darwin")
 @pytest.mark.slow
 def test_ctrl_c_reports_what_was_found(folder):
     with socket.create_server((LOCAL, 0)) as silent:
@@ -408,7 +409,7 @@ def test_ctrl_c_reports_what_was_found(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+@pytest.mark.only_on("linux", "darwin")
 def test_on_a_terminal_there_is_a_bar_and_a_table(folder):
     (folder / "index.html").write_text('<a href="dead">x</a>')
     master, slave = os.openpty()

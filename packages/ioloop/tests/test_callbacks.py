@@ -68,6 +68,7 @@ async def test_another_loops_thread_is_another_thread():
     thread.join()
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_signal_handler_can_add_a_callback():
     loop, done = IOLoop.current(), asyncio.Event()
     old = signal.signal(signal.SIGUSR1, lambda *_: loop.add_callback_from_signal(done.set))

@@ -85,6 +85,7 @@ async def test_reading_and_writing_are_told_apart(pair):
     loop.remove_handler(left.fileno())
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_pipe_works_too(pipe):
     read_end, write_end = pipe
     loop, calls = IOLoop.current(), Calls()
@@ -94,6 +95,7 @@ async def test_a_pipe_works_too(pipe):
     loop.remove_handler(read_end)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_hang_up_is_an_error_to_those_who_ask(pair):
     left, right = pair
     loop, calls = IOLoop.current(), Calls()
@@ -116,6 +118,7 @@ async def test_a_hang_up_is_no_error_to_those_who_do_not(pair):
     loop.remove_handler(left)
 
 
+@pytest.mark.only_on("linux", "darwin")
 @pytest.mark.parametrize("unread", [b"", b"unread"])
 async def test_a_mask_of_error_alone_tells_only_of_a_hang_up(pair, unread):
     left, right = pair
@@ -131,6 +134,7 @@ async def test_a_mask_of_error_alone_tells_only_of_a_hang_up(pair, unread):
     loop.remove_handler(left)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_writer_is_told_that_its_pipe_is_broken(pipe):
     read_end, write_end = pipe
     loop, calls = IOLoop.current(), Calls()
@@ -140,6 +144,7 @@ async def test_a_writer_is_told_that_its_pipe_is_broken(pipe):
     loop.remove_handler(write_end)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_an_error_behind_the_bytes_keeps_no_byte_back():
     """libuv tells of an error only once; a handler that takes little at a time is called again."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -299,6 +304,7 @@ async def test_an_object_that_was_closed_can_still_be_removed(pair):
         loop.remove_handler(left)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_closed_file_can_still_be_removed():
     read_end, write_end = os.pipe()
     loop = IOLoop.current()
@@ -311,6 +317,7 @@ async def test_a_closed_file_can_still_be_removed():
     other.close()
 
 
+@pytest.mark.only_on("linux")
 @pytest.mark.loops("asyncio")  # libuv aborts the process over such a descriptor
 async def test_one_whose_number_is_a_transports_by_now_can_be_removed():
     loop = IOLoop.current()
@@ -353,6 +360,7 @@ async def test_every_event_runs_in_the_context_of_the_registration(pair):
     assert seen[:2] == [(WRITE, "added"), (READ, "added")]
 
 
+@pytest.mark.only_on("linux")
 @pytest.mark.loops("asyncio")
 async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch):
     import waterspout.ioloop._handlers as module

@@ -147,7 +147,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.only_on("linux", "darwin")
 @pytest.mark.parametrize("how", ["start", "run_sync", "busy"])
 def test_ctrl_c(loop_name, how):
     process = subprocess.Popen(
@@ -346,6 +346,7 @@ def test_a_closed_loop_says_so(io_loop):
         io_loop.add_handler(0, print, READ)
 
 
+@pytest.mark.only_on("linux", "darwin")
 def test_close_with_all_fds_closes_what_has_handlers(io_loop):
     left, right = socket.socketpair()
     read_end, write_end = os.pipe()

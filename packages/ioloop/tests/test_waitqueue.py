@@ -62,6 +62,16 @@ async def test_who_is_cancelled_leaves_the_line(position):
     assert await asyncio.gather(*tasks) == ["a", "b"]
 
 
+async def test_those_who_are_being_cancelled_are_nobody():
+    queue = WaitQueue()
+    tasks = await park(queue, 3)
+    for task in tasks:
+        task.cancel()
+    assert not queue.wake("x")
+    await settle()
+    assert all(task.cancelled() for task in tasks)
+
+
 async def test_what_is_handed_to_a_cancelled_task_is_reclaimed_at_once():
     handed_on = []
 

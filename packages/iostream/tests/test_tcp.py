@@ -141,6 +141,7 @@ async def test_closing_cancels_handlers_that_do_not(how):
     assert ended == [True]
 
 
+@pytest.mark.only_on("linux")
 async def test_several_addresses_and_ports():
     async with await serve_tcp(echo, [LOCAL, "::1"]) as server:
         ports = {listener.getsockname()[1] for listener in server.sockets}
@@ -201,6 +202,7 @@ def black_hole():
         yield listener.getsockname()[1]
 
 
+@pytest.mark.only_on("linux")
 @pytest.mark.slow
 async def test_an_address_that_is_silent_is_overtaken(addresses, black_hole):
     async with await serve_tcp(echo, LOCAL) as server:
@@ -224,6 +226,7 @@ async def test_all_addresses_refused_says_what_each_did(addresses):
     assert len(caught.value.__cause__.exceptions) == 2
 
 
+@pytest.mark.only_on("linux")
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 async def test_a_connect_that_is_given_up_leaves_nothing(addresses, black_hole, how):
     addresses["host"] = [(socket.AF_INET, (LOCAL, black_hole))] * 2
@@ -257,6 +260,7 @@ async def test_cancelled_at_every_moment():
             gc.collect()
 
 
+@pytest.mark.only_on("linux")
 async def test_local_addr():
     async with await serve_tcp(echo, [LOCAL, "::1"]) as server:
         async with await connect_tcp(
@@ -339,6 +343,7 @@ async def test_connect_resolves_names_off_the_loop(addresses):
         assert stream.closed()
 
 
+@pytest.mark.only_on("linux")
 async def test_closing_while_it_connects(black_hole):
     stream = IOStream(socket.socket())
     connecting = asyncio.create_task(stream.connect((LOCAL, black_hole)))
@@ -351,6 +356,7 @@ async def test_closing_while_it_connects(black_hole):
         await reading
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_unix_sockets_too(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -427,6 +433,7 @@ async def test_what_is_done_before_it_connects_waits(addresses):
         stream.set_nodelay(True)  # of no use any more, and no error
 
 
+@pytest.mark.only_on("linux")
 async def test_a_unix_socket_whose_queue_is_full(tmp_path):
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
@@ -440,6 +447,7 @@ async def test_a_unix_socket_whose_queue_is_full(tmp_path):
                 assert stream.socket.getpeername() == path
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_connection_that_is_gone_already():
     with socket.create_server((LOCAL, 0)) as listener:
         client = socket.create_connection(listener.getsockname())
@@ -457,6 +465,7 @@ async def test_a_connection_that_is_gone_already():
             assert await stream.read_until(b"\n") == b"next\n"
 
 
+@pytest.mark.only_on("linux")
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", range(10))
 async def test_the_winner_is_closed_when_cancelled_while_losers_end(addresses, black_hole, steps):

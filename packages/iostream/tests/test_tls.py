@@ -313,6 +313,7 @@ def tls_ends(server_context, client_context):
     return raw, stream
 
 
+@pytest.mark.only_on("linux", "darwin")
 @pytest.mark.parametrize("size", [100, 1_000_000])
 async def test_closing_right_after_a_write_cuts_nothing_off(server_context, client_context, size):
     """The server's session tickets come when the client is closed already."""
@@ -343,6 +344,7 @@ async def test_closing_right_after_a_write_cuts_nothing_off(server_context, clie
     assert await serving == size
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_the_alert_is_sent_also_when_the_kernel_is_full(server_context, client_context):
     left, right = socket.socketpair()
     stream = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
@@ -372,6 +374,7 @@ async def test_the_alert_is_sent_also_when_the_kernel_is_full(server_context, cl
     assert await serving == sent
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_nobody_waits_for_ever_for_the_other_ends_end(
     server_context, client_context, monkeypatch
 ):
@@ -401,6 +404,7 @@ async def test_nobody_waits_for_ever_for_the_other_ends_end(
     await serving
 
 
+@pytest.mark.only_on("linux", "darwin")
 def test_a_loop_that_ends_lets_it_go(server_context, client_context, loop_factory):
     raw, stream = tls_ends(server_context, client_context)
     release = threading.Event()

@@ -366,6 +366,7 @@ class Pipes(BaseIOStream):
         return os.write(self.write_end, data)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_subclass_says_how_bytes_move():
     async with Pipes() as stream:
         stream.set_nodelay(True)
@@ -388,6 +389,7 @@ async def test_a_subclass_must_say_so():
             call()
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_an_error_in_reading_is_the_reason():
     class Failing(Pipes):
         def read_from_fd(self, buf):
@@ -471,6 +473,7 @@ async def test_errors_can_be_copied_and_pickled():
             assert repr(twin.real_error) == repr(error.real_error)
 
 
+@pytest.mark.only_on("linux", "darwin")
 async def test_a_reset_right_behind_the_bytes_is_noticed(make_pair):
     """Also where the bytes are more than one receipt takes: libuv tells of an error only once."""
     for size in (10, 500_000):

@@ -11,7 +11,7 @@ Rules:
 5.  TLS verifies unless told otherwise.
 """
 
-from waterspout.iostream._base import BaseIOStream
+from waterspout.iostream._base import BaseIOStream, CloseCallback, StreamCallback
 from waterspout.iostream._connect import connect_tcp
 from waterspout.iostream._core import READ_AHEAD
 from waterspout.iostream._errors import (
@@ -26,9 +26,11 @@ from waterspout.iostream._tls import SSLIOStream
 __all__ = [
     "READ_AHEAD",
     "BaseIOStream",
+    "CloseCallback",
     "IOStream",
     "SSLIOStream",
     "StreamBufferFullError",
+    "StreamCallback",
     "StreamClosedError",
     "TCPServer",
     "UnsatisfiableReadError",

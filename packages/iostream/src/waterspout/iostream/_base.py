@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream._buffer import BytesLike
@@ -26,6 +26,11 @@ from waterspout.iostream._reads import (
     StreamBytes,
     StreamUntilClose,
 )
+
+StreamCallback: TypeAlias = Callable[[bytes], object]
+"""Takes the bytes that were read."""
+CloseCallback: TypeAlias = Callable[[], object]
+"""Takes nothing."""
 
 
 class BaseIOStream(StreamCore):
@@ -83,8 +88,8 @@ class BaseIOStream(StreamCore):
     def read_bytes(
         self,
         num_bytes: int,
-        callback: Callable[[bytes], object] | None = None,
-        streaming_callback: Callable[[bytes], object] | None = None,
+        callback: StreamCallback | None = None,
+        streaming_callback: StreamCallback | None = None,
         partial: bool = False,
     ) -> "asyncio.Future[bytes]":
         """Read a number of bytes.
@@ -118,7 +123,7 @@ class BaseIOStream(StreamCore):
     def read_until(
         self,
         delimiter: bytes | tuple[bytes, ...],
-        callback: Callable[[bytes], object] | None = None,
+        callback: StreamCallback | None = None,
         max_bytes: int | None = None,
     ) -> "asyncio.Future[bytes]":
         """Read up to and with a delimiter.
@@ -185,8 +190,8 @@ class BaseIOStream(StreamCore):
 
     def read_until_close(
         self,
-        callback: Callable[[bytes], object] | None = None,
-        streaming_callback: Callable[[bytes], object] | None = None,
+        callback: StreamCallback | None = None,
+        streaming_callback: StreamCallback | None = None,
     ) -> "asyncio.Future[bytes]":
         """Read everything until the other end closes.
 
@@ -289,7 +294,7 @@ class BaseIOStream(StreamCore):
         """Whether bytes wait to be handed to the kernel."""
         return len(self._write_buffer) > 0
 
-    def set_close_callback(self, callback: Callable[[], object] | None) -> None:
+    def set_close_callback(self, callback: CloseCallback | None) -> None:
         """Say what to call once the stream is closed, by whichever side.
 
         It is called on the loop, once, after a pending read is done; at once for a stream that

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
+from waterspout.locks._held import Held
 
 
-class Lock:
+class Lock(Held):
     """A mutual exclusion lock::
 
         async with lock:
@@ -17,7 +15,7 @@ class Lock:
     It has no owner: any task may release it.
     """
 
-    __slots__ = ("__weakref__", "_locked", "_waiters")
+    __slots__ = ("_locked", "_waiters")
 
     def __init__(self) -> None:
         self._locked = False
@@ -26,18 +24,6 @@ class Lock:
     def __repr__(self) -> str:
         state = "locked" if self._locked else "unlocked"
         return f"<{type(self).__name__} {state} waiters={len(self._waiters)}>"
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def locked(self) -> bool:
         """Whether somebody holds it, or was handed it and has not resumed yet."""

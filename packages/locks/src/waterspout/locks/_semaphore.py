@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
+from waterspout.locks._held import Held
 
 
-class Semaphore:
+class Semaphore(Held):
     """A number of permits::
 
         async with semaphore:
@@ -22,7 +20,7 @@ class Semaphore:
         ValueError: If `value` is negative.
     """
 
-    __slots__ = ("__weakref__", "_value", "_waiters")
+    __slots__ = ("_value", "_waiters")
 
     def __init__(self, value: int = 1) -> None:
         if not isinstance(value, int):
@@ -35,18 +33,6 @@ class Semaphore:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} value={self._value} waiters={len(self._waiters)}>"
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def locked(self) -> bool:
         """Whether `acquire` would have to wait."""
