@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from waterspout.ioloop import IOLoop
 from waterspout.iostream import (
     IOStream,
     SSLIOStream,
@@ -422,6 +423,35 @@ def test_a_loop_that_ends_lets_it_go(server_context, client_context, loop_factor
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
+    gc.collect()
+    release.set()
+    thread.join()
+
+
+@pytest.mark.only_on("linux", "darwin")
+def test_a_loop_that_closes_its_descriptors_closes_it_once(server_context, client_context):
+    raw, stream = tls_ends(server_context, client_context)
+    release = threading.Event()
+
+    def serve():
+        with server_context.wrap_socket(raw, server_side=True):
+            release.wait(10)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    loop = IOLoop(make_current=False)
+
+    async def main():
+        await stream.wait_for_handshake()
+        fd = stream.fileno()
+        stream.close()
+        return fd
+
+    fd = loop.run_sync(main)
+    loop.close(all_fds=True)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    del loop
     gc.collect()
     release.set()
     thread.join()

@@ -40,9 +40,9 @@ class Linger:
         try:
             self._send_alert(socket)
             if self._fd >= 0:
-                self._timer = reactor.call_later(LINGER_SECONDS, self._close)
+                self._timer = reactor.call_later(LINGER_SECONDS, self.close)
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def __del__(self) -> None:
@@ -58,7 +58,7 @@ class Linger:
         except ssl.SSLWantReadError:
             pass  # it is sent; the other end's is not waited for
         except (OSError, ValueError):
-            self._close()
+            self.close()
             return
         self._shut_down(socket)
 
@@ -67,7 +67,7 @@ class Linger:
         try:
             socket.shutdown(_socket.SHUT_WR)
         except OSError:
-            self._close()
+            self.close()
             return
         self._socket = None
         self._fd = socket.detach()
@@ -77,32 +77,37 @@ class Linger:
         try:
             for _ in range(16):
                 if not os.read(self._fd, 65536):
-                    self._close()
+                    self.close()
                     return
         except BlockingIOError:
             pass
         except OSError:
-            self._close()
+            self.close()
             return
         self._watch(READ)
 
     def _watch(self, events: int) -> None:
         if not self._watched:
-            self._reactor.add_handler(self._fd, self._on_events, events)
+            self._reactor.add_handler(self, self._on_events, events)
         elif self._watched != events:
-            self._reactor.update_handler(self._fd, events)
+            self._reactor.update_handler(self, events)
         self._watched = events
 
-    def _on_events(self, fd: int, events: int) -> None:
+    def _on_events(self, source: Linger, events: int) -> None:
         if self._socket is not None:
             self._send_alert(self._socket)
         else:
             self._discard()
 
-    def _close(self) -> None:
+    def fileno(self) -> int:
+        """The descriptor, for the reactor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Wait no longer."""
         if self._watched:
             with contextlib.suppress(KeyError):
-                self._reactor.remove_handler(self._fd)
+                self._reactor.remove_handler(self)
         if self._timer is not None:
             self._reactor.remove_timeout(self._timer)
         socket, self._socket = self._socket, None
