@@ -302,7 +302,7 @@ async def test_reading_ahead_stops(make_pair):
     peer.send(b"x")
     assert await stream.read_bytes(1) == b"x"
     sent, idle = 0, 0
-    while idle < 20:
+    while idle < 20 or len(stream._read_buffer) < READ_AHEAD:
         try:
             sent += peer.socket.send(b"y" * 65536)
             idle = 0
