@@ -249,16 +249,18 @@ def _run_and_leave(main):
 
 
 async def test_a_tick_that_never_came_to_run_does_not_keep_others_from_it():
-    ticked = []
+    ticked, periodic = [], None
 
     async def tick():
         ticked.append(True)
 
     def stopping():
+        periodic.stop()
         asyncio.get_running_loop().stop()
         return tick()
 
     def run():
+        nonlocal periodic
         loop = IOLoop(make_current=False)
         periodic = PeriodicCallback(stopping, 1)
         loop.add_callback(periodic.start)
