@@ -398,12 +398,14 @@ class StreamCore:
 
 def fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
     """Give a future an exception. The next operation meets it too, so nobody need look at it."""
-    if future.done() or future.get_loop().is_closed():
+    if future.done():
         return
-    if isinstance(error, asyncio.CancelledError):
-        future.cancel()
-    else:
-        future.set_exception(error)
+    with contextlib.suppress(RuntimeError):  # its loop is closed, and nobody can wait for it
+        if isinstance(error, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(error)
+    if not future.cancelled():
         future.exception()
 
 

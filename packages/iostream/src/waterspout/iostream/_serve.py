@@ -250,7 +250,7 @@ class TCPServer:
             socket.close()
 
     def _cancel_connections(self) -> None:
-        for connection in self._connections - {_current_task()}:
+        for connection in self._connections - {asyncio.current_task()}:
             connection.cancel()
 
     def _accept(self, listener: _socket.socket, events: int) -> None:
@@ -303,18 +303,13 @@ class TCPServer:
                 self._reactor.add_callback(_raise, error)
 
     async def _shake_hands(self, stream: SSLIOStream) -> None:
-        task = _current_task()
+        task = asyncio.current_task()
         assert task is not None
         self._shaking.add(task)
         try:
             await stream.wait_for_handshake()
         finally:
             self._shaking.discard(task)
-
-
-def _current_task() -> "asyncio.Task[Any] | None":
-    """The task that is running, if a task is."""
-    return None if asyncio._get_running_loop() is None else asyncio.current_task()
 
 
 def _tells_of_a_close(error: Exception) -> bool:
