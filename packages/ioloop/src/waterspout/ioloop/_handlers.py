@@ -80,6 +80,7 @@ class Handlers:
         self._gives_up = hasattr(select, "poll") and not isinstance(
             loop, asyncio.selector_events.BaseSelectorEventLoop
         )
+        self._kernel: Any = getattr(loop, "_waterspout_kernel", kernel)
         self._handlers: dict[int, _Handler] = {}
 
     def sources(self) -> list[FileDescriptor]:
@@ -95,7 +96,7 @@ class Handlers:
         fd = fileno(source)
         if fd in self._handlers:
             raise ValueError(f"fd {fd} has a handler already")
-        os.fstat(fd) if sys.platform != "win32" else None  # EBADF here, not in some later poll
+        self._kernel.check_open(fd)  # EBADF here, not in some later poll
         handler = _Handler(fd, source, callback)
         self._watch(handler, events)
         self._handlers[fd] = handler
@@ -171,7 +172,7 @@ class Handlers:
     def _on_readable(self, handler: _Handler) -> None:
         if handler.events & READ:
             self._on_ready(handler, READ)
-        elif hung_up(handler.fd):
+        elif self._kernel.hung_up(handler.fd):
             handler.context.run(self._run, handler.callback, handler.source, ERROR)
         else:
             self._watcher.remove_reader(handler.fd)
@@ -179,7 +180,7 @@ class Handlers:
             handler.poll = self._loop.call_later(HANGUP_POLL_SECONDS, self._poll, handler)
 
     def _on_ready(self, handler: _Handler, event: int) -> None:
-        if handler.events & ERROR and hung_up(handler.fd):
+        if handler.events & ERROR and self._kernel.hung_up(handler.fd):
             event |= ERROR
         handler.context.run(self._run, handler.callback, handler.source, event)
         if self._gives_up and self._watcher is self._loop and self._has_error(handler):
@@ -226,16 +227,30 @@ def fileno(source: FileDescriptor) -> int:
     return fd
 
 
-if hasattr(select, "poll"):
+class Kernel:
+    """What is asked about descriptors besides their readiness.
 
-    def hung_up(fd: int) -> bool:
-        """Whether a descriptor failed or was hung up."""
-        poll = select.poll()
-        poll.register(fd, 0)
-        return bool(poll.poll(0))
+    A loop whose descriptors are not the kernel's has an attribute `_waterspout_kernel` instead.
+    """
 
-else:  # pragma: no cover (Windows)
+    def check_open(self, fd: int) -> None:
+        """Raise `OSError` unless a descriptor is open."""
+        if sys.platform != "win32":  # there, only the selector can tell
+            os.fstat(fd)
 
-    def hung_up(fd: int) -> bool:
-        """Whether a descriptor failed or was hung up."""
-        return bool(select.select([], [], [fd], 0)[2])
+    if hasattr(select, "poll"):
+
+        def hung_up(self, fd: int) -> bool:
+            """Whether a descriptor failed or was hung up."""
+            poll = select.poll()
+            poll.register(fd, 0)
+            return bool(poll.poll(0))
+
+    else:  # pragma: no cover (Windows)
+
+        def hung_up(self, fd: int) -> bool:
+            """Whether a descriptor failed or was hung up."""
+            return bool(select.select([], [], [fd], 0)[2])
+
+
+kernel = Kernel()

@@ -1,0 +1,442 @@
+"""`SimulatedLoop`: an asyncio event loop whose time, order and descriptors are the test's.
+
+It is asyncio's own selector loop with another clock, another selector and another turn:
+
+1.  Time is virtual. It stands still while anything is ready, and then jumps to the next timer.
+2.  Where nothing is ready and no timer is left, nothing can ever happen: `DeadlockError`.
+3.  An order may choose which of the task steps that are ready runs next. Plain callbacks keep
+    their places in the queue, and task steps change theirs only among themselves: asyncio's own
+    machinery (timeouts, transports, done callbacks) relies on the order of callbacks, and no
+    program may rely on that of tasks.
+4.  Descriptors are virtual, and so nothing outside the test decides when something happens. Real
+    descriptors and threads are refused, unless the loop is told how long to wait for them.
+
+`IOLoop.current()` is its `Reactor`, as on any loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent import futures
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
+from waterspout.ioloop.testing._order import SeededOrder
+from waterspout.ioloop.testing._steps import (
+    AnyTask,
+    describe,
+    give_number,
+    has_begun,
+    note_step,
+    number_of,
+    task_of,
+)
+
+T = TypeVar("T")
+
+Order: TypeAlias = Callable[[list[AnyTask]], int]
+"""Takes the tasks whose next steps are ready, two or more, those queued earlier first; gives the
+index of the one that is to go on."""
+
+
+class StepObserver(Protocol):
+    """Is told of every step of a task that the loop runs."""
+
+    def before_step(self, task: AnyTask) -> None:
+        """The next step of a task is about to run."""
+
+    def after_step(self, task: AnyTask) -> None:
+        """A step of a task has run: it is suspended again, or done."""
+
+
+class DeadlockError(RuntimeError):
+    """Nothing is ready, no timer is left, and so nothing will ever happen.
+
+    The message has every task that is stuck, with its stack and what it waits for.
+
+    Attributes:
+        tasks: The tasks that are stuck.
+    """
+
+    def __init__(self, tasks: list[AnyTask]) -> None:
+        self.tasks = tasks
+        stuck = "\n".join(describe(task) for task in tasks) or "(no task is left)"
+        super().__init__(f"nothing is ready and no timer is left; stuck tasks:\n{stuck}")
+
+
+class EndlessError(RuntimeError):
+    """A run takes far longer than it should."""
+
+
+class _Timer(asyncio.TimerHandle):
+    """A timer of a clock that stands still: many are of the same deadline, and go by age."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        assert isinstance(other, _Timer)
+        return (self._when, self.number) < (other._when, other.number)
+
+
+class _Step(asyncio.Handle):
+    """The next step of a task, in the queue."""
+
+    __slots__ = ("task",)
+    task: AnyTask
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop with virtual time, for tests::
+
+        asyncio.run(main(), loop_factory=SimulatedLoop)   # Python 3.12; or
+        simulate(main)
+
+    Tasks, timeouts and whatever is built on them run on it. An hour's sleep takes microseconds,
+    and a wait that nothing can end raises `DeadlockError`.
+
+    Args:
+        seed: Of the order in which task steps that are ready together run: the same seed, the
+            same run. `None` keeps asyncio's order, first come, first served.
+        order: The order, as a function; instead of a seed.
+        real_wait: Real seconds to wait for real descriptors and threads whenever nothing is
+            ready, before time jumps. `None` refuses them.
+
+    Raises:
+        TypeError: If both `seed` and `order` are given.
+        ValueError: If `real_wait` is negative.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        order: Order | None = None,
+        real_wait: float | None = None,
+    ) -> None:
+        if seed is not None and order is not None:
+            raise TypeError("seed and order exclude each other")
+        if real_wait is not None and not real_wait >= 0:
+            raise ValueError(f"real_wait must not be negative, not {real_wait!r}")
+        self._now = 0.0
+        self._real_wait = real_wait
+        self._order = order if seed is None else SeededOrder(seed)
+        self._observer: StepObserver | None = None
+        self._wrap: Callable[[int, Any], Any] | None = None  # what a new task runs, by its number
+        self._numbers = 0  # of tasks
+        self._timers = 0  # ever made
+        self._steps = 0  # of tasks, ever run
+        self._offloaded: set[asyncio.Future[Any]] = set()  # what threads have to do for us
+        self._thread = threading.get_ident()
+        self._selector: SimulatedSelector
+        self._turns = 0
+        self._most_turns = -1  # before the run is given up
+        self._ready: deque[asyncio.Handle]
+        self._scheduled: list[_Timer]
+        real = None if real_wait is None else selectors.DefaultSelector()
+        super().__init__(SimulatedSelector(real))
+        self._waterspout_kernel = self._selector  # see waterspout.ioloop._handlers
+
+    def time(self) -> float:
+        """Give the virtual time, in seconds since the loop was made."""
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Run a callback when the virtual time has come; of one time, the older first."""
+        self._check_closed()
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, not {callback!r}")
+        timer = _Timer(when, callback, args, self, context)
+        timer.number = self._timers = self._timers + 1
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    # Virtual descriptors
+
+    def new_descriptor(self) -> VirtualDescriptor:
+        """Open a virtual descriptor, at which nothing is ready yet."""
+        return self._selector.new_descriptor()
+
+    def close_descriptor(self, descriptor: VirtualDescriptor) -> None:
+        """Close a virtual descriptor. Closing twice does nothing."""
+        self._selector.close_descriptor(descriptor)
+
+    def open_descriptors(self) -> list[int]:
+        """The numbers of the virtual descriptors that are open."""
+        return self._selector.open_descriptors()
+
+    # What a loop outside of tests would do
+
+    def run_in_executor(
+        self, executor: futures.Executor | None, func: Callable[..., T], *args: Any
+    ) -> "asyncio.Future[T]":
+        """Run a function in an executor.
+
+        Executors that complete in the loop's own thread are always welcome.
+
+        Raises:
+            RuntimeError: If it is a pool of threads or processes, and the loop was made without
+                `real_wait`.
+        """
+        pools = (futures.ThreadPoolExecutor, futures.ProcessPoolExecutor, type(None))
+        if self._real_wait is None and isinstance(executor, pools):
+            raise RuntimeError(
+                "a simulated loop does not wait for threads and processes unless it is made "
+                f"with real_wait= (run_in_executor of {func!r})"
+            )
+        future = super().run_in_executor(executor, func, *args)
+        if isinstance(executor, pools):
+            self._offloaded.add(future)
+            future.add_done_callback(self._offloaded.discard)
+        return future
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Run a callback in a later turn.
+
+        Raises:
+            RuntimeError: If another thread calls it, and the loop was made without `real_wait`.
+        """
+        if self._real_wait is None and self._thread != threading.get_ident():
+            raise RuntimeError(
+                f"{threading.current_thread().name} called a simulated loop, which does not wait "
+                "for threads unless it is made with real_wait="
+            )
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
+    async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused without `real_wait`."""
+        self._need_real_wait("processes")
+        return await super().subprocess_exec(*args, **kwargs)
+
+    async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused without `real_wait`."""
+        self._need_real_wait("processes")
+        return await super().subprocess_shell(*args, **kwargs)
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+        """Refused without `real_wait`."""
+        self._need_real_wait("signals")
+        super().add_signal_handler(sig, callback, *args)
+
+    def _need_real_wait(self, what: str) -> None:
+        if self._real_wait is None:
+            raise RuntimeError(
+                f"a simulated loop does not wait for {what} unless it is made with real_wait="
+            )
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Shut the pool of threads down; that takes real time, so none of ours limits it."""
+        if getattr(self, "_default_executor", None) is not None:
+            ending = self.create_future()
+            self._offloaded.add(ending)
+            try:
+                await super().shutdown_default_executor()
+            finally:
+                self._offloaded.discard(ending)
+
+    # Tasks are numbered
+
+    def create_task(self, coro: Any, **kwargs: Any) -> AnyTask:
+        """Make a task, as any loop does."""
+        number = self._next_number()
+        if self._wrap is not None:
+            coro = self._wrap(number, coro)
+        task: AnyTask = super().create_task(coro, **kwargs)
+        give_number(task, number)
+        if self._observer is not None and not task.done() and has_begun(coro):
+            self._observer.after_step(task)  # its first one, which it took eagerly
+        return task
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def is_pristine(self) -> bool:
+        """Whether nothing is left of what ran on it but, perhaps, tasks."""
+        return not (
+            self._ready
+            or self._scheduled
+            or self._offloaded
+            or self._selector.in_use()
+            or self._asyncgens
+        )
+
+    def start_over(self) -> None:
+        """Be as new: set the clock and the numbers of tasks back."""
+        self._now = 0.0
+        self._numbers = self._steps = self._turns = 0
+
+    # The turn
+
+    def _run_once(self) -> None:
+        """Run what is ready. Beneath, asyncio calls this again and again."""
+        self._thread = threading.get_ident()
+        ready = self._ready
+        self._turns += 1
+        if self._turns == self._most_turns:
+            raise EndlessError(f"the run did not come to its end in {self._turns} turns")
+        if self._scheduled or self._selector.may_be_ready:
+            self._collect_ready()
+        if not ready and not self._stopping:
+            self._wait()
+        if self._order is not None or self._observer is not None:
+            self._run_in_order(ready)
+            return
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _collect_ready(self) -> None:
+        """Queue the callbacks of ready descriptors and of due timers."""
+        selector, scheduled = self._selector, self._scheduled
+        if selector.may_be_ready and (events := selector.select(0)):
+            self._process_events(events)
+        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= self._now):
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            if handle._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
+                self._ready.append(handle)
+        if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(scheduled):
+            self._drop_cancelled_timers()
+
+    def _drop_cancelled_timers(self) -> None:
+        kept = []
+        for handle in self._scheduled:
+            if handle._cancelled:
+                handle._scheduled = False
+            else:
+                kept.append(handle)
+        heapq.heapify(kept)
+        self._scheduled = kept
+        self._timer_cancelled_count = 0
+
+    def _wait(self) -> None:
+        """Make something happen: from outside, if it may come from there, or by the clock."""
+        if self._offloaded or self._selector.watches_real():
+            self._process_events(self._selector.select(self._real_wait))
+            if self._ready:
+                return
+        if not self._scheduled:
+            tasks = sorted(asyncio.all_tasks(self), key=number_of)
+            raise DeadlockError(tasks)
+        self._now = max(self._now, self._scheduled[0]._when)
+        self._collect_ready()
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Run a callback in the next turn."""
+        if self._closed or self._debug:
+            self._check_closed()
+            self._check_callback(callback, "call_soon")
+        task = task_of(callback)
+        handle: asyncio.Handle
+        if task is None:
+            handle = asyncio.Handle(callback, args, self, context)
+        else:
+            handle = _Step(callback, args, self, context)
+            handle.task = task
+        self._ready.append(handle)
+        return handle
+
+    def _run_in_order(self, ready: "deque[asyncio.Handle]") -> None:
+        order, observer = self._order, self._observer
+        for _ in range(len(ready)):
+            handle = ready[0]
+            if type(handle) is not _Step:
+                ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
+                continue
+            if order is not None and len(ready) > 1:
+                handle = _bring_to_head(ready, order)
+            ready.popleft()
+            self._steps += 1
+            note_step(handle.task, self._steps)
+            if observer is None:
+                handle._run()
+            else:
+                observer.before_step(handle.task)
+                handle._run()
+                observer.after_step(handle.task)
+
+    # Inside asyncio: a pipe that wakes the loop exists only where something may come from outside
+
+    def _make_self_pipe(self) -> None:
+        if self._real_wait is not None:
+            super()._make_self_pipe()  # type: ignore[misc]
+
+    def _close_self_pipe(self) -> None:
+        if self._real_wait is not None:
+            super()._close_self_pipe()  # type: ignore[misc]
+
+    def _write_to_self(self) -> None:
+        if self._real_wait is not None:
+            super()._write_to_self()  # type: ignore[misc]
+
+
+def _bring_to_head(ready: "deque[asyncio.Handle]", order: Order) -> _Step:
+    """Bring the step that an order chooses to the head of a queue; one is there already."""
+    steps = [handle for handle in ready if type(handle) is _Step]
+    if len(steps) == 1:
+        return steps[0]
+    chosen = order([step.task for step in steps])
+    head = steps[chosen]
+    if chosen:
+        steps.insert(0, steps.pop(chosen))
+        in_turn = iter(steps)
+        for place, handle in enumerate(ready):
+            if type(handle) is _Step:
+                ready[place] = next(in_turn)
+    return head
+
+
+def simulate(
+    main: Callable[..., Coroutine[Any, Any, T]],
+    *args: Any,
+    seed: int | None = None,
+    order: Order | None = None,
+    real_wait: float | None = None,
+) -> T:
+    """Run a coroutine function to its end on a new simulated loop.
+
+    Tasks that are left over are cancelled, as `asyncio.run` does it.
+
+    Args:
+        main: The coroutine function.
+        *args: Its arguments.
+        seed: As for `SimulatedLoop`. An exception gets a note with it.
+        order: As for `SimulatedLoop`.
+        real_wait: As for `SimulatedLoop`.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        DeadlockError: If it waits for something that nothing can bring about.
+        RuntimeError: If a loop runs in this thread.
+        Exception: What it raised.
+    """
+    def make() -> SimulatedLoop:
+        return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)
+
+    with asyncio.Runner(loop_factory=make) as runner:
+        try:
+            return runner.run(main(*args))
+        except BaseException as error:
+            if seed is not None:
+                error.add_note(f"simulated with seed={seed}")
+            raise
