@@ -1,14 +1,12 @@
-"""What every test of the house runs under.
+"""What every test of the house runs under, on top of waterspout.ioloop's pytest plugin.
 
--   An `async def` test runs once on each of the loops it names with `@pytest.mark.loops`, by
-    default on asyncio's, uvloop's, and one that leaves descriptors to a thread. `virtual` is
-    asyncio's with a clock that jumps to the next timer whenever nothing else is ready, so that an
-    hour's timeout takes no time.
+-   An `async def` test runs once on each of the loops it names with `@pytest.mark.waterspout`,
+    by default on asyncio's, uvloop's, and one that leaves descriptors to a thread.
 -   With `WATERSPOUT_TASKS=eager`, tasks start eagerly (Python 3.12 and newer).
 -   A test marked `@pytest.mark.only_on("linux", "darwin")` is skipped on other systems.
--   A task or thread that is left behind fails the test that left it, and so does a log record of
-    a warning or worse; one that is expected is taken out by `caplog.clear()`. Unclosed sockets
-    and the like are warnings, and these are errors.
+-   Whatever is left behind fails the test that left it, and so does a log record of a warning or
+    worse; one that is expected is taken out by `caplog.clear()`. Unclosed files and the like are
+    warnings, and these are errors.
 """
 
 import asyncio
@@ -16,9 +14,7 @@ import gc
 import inspect
 import logging
 import os
-import selectors
 import sys
-import threading
 from typing import Any
 
 import pytest
@@ -28,35 +24,7 @@ try:
 except ImportError:  # there is none for Windows
     uvloop = None
 
-
-class _JumpingSelector(selectors.DefaultSelector):
-    loop: "VirtualLoop"
-
-    def select(self, timeout: float | None = None) -> Any:
-        # Threads may still be at work for a loop that has nothing to do itself.
-        ready = super().select(0 if timeout is not None else 10.0)
-        if not ready:
-            if timeout is None:
-                raise RuntimeError("the test waits for something that nothing can bring about")
-            self.loop.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop whose clock jumps instead of waiting."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        selector = _JumpingSelector()
-        selector.loop = self
-        super().__init__(selector)
-        self._clock_resolution = 1e-6  # of a float that counts years
-
-    def time(self) -> float:
-        return self.now
-
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        await super().shutdown_default_executor()  # threads do not run on this clock
+pytest_plugins = ["pytester"]
 
 
 class ThreadedLoop(asyncio.SelectorEventLoop):
@@ -69,11 +37,7 @@ class ThreadedLoop(asyncio.SelectorEventLoop):
         raise NotImplementedError
 
 
-LOOPS: dict[str, Any] = {
-    "asyncio": asyncio.SelectorEventLoop,
-    "threaded": ThreadedLoop,
-    "virtual": VirtualLoop,
-}
+LOOPS: dict[str, Any] = {"asyncio": asyncio.SelectorEventLoop, "threaded": ThreadedLoop}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
@@ -96,18 +60,25 @@ def _eager(loop: Any, coroutine: Any, *, eager_start: object = None, **kwargs: A
     return asyncio.eager_task_factory(loop, coroutine, **kwargs)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
+    """Have every test leave nothing behind, and coroutine functions run on all loops."""
+    if inspect.isfunction(obj) and name.startswith("test_"):
+        marks = [*getattr(obj, "pytestmark", []), *collector.iter_markers()]
+        if not any(mark.name == "waterspout" for mark in marks):
+            loops = tuple(LOOPS) if inspect.iscoroutinefunction(obj) else ()
+            pytest.mark.waterspout(*loops)(obj)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("only_on"):
         if sys.platform not in marker.args:
             pytest.skip(f"is about {' and '.join(marker.args)}")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if inspect.iscoroutinefunction(metafunc.function):
-        marker = metafunc.definition.get_closest_marker("loops")
-        names = marker.args if marker else ("asyncio", "uvloop", "threaded")
-        metafunc.fixturenames.append("loop_name")
-        metafunc.parametrize("loop_name", [name for name in names if name in LOOPS])
+@pytest.fixture(scope="session")
+def waterspout_loops() -> dict[str, Any]:
+    return {name: factory(name) for name in LOOPS}
 
 
 @pytest.fixture
@@ -122,46 +93,9 @@ def loop_factory(loop_name: str) -> Any:
     return factory(loop_name)
 
 
-@pytest.fixture(scope="session")
-def run_on() -> Any:
-    """Runs a coroutine on the loop of a name; for tests that hypothesis calls many times."""
-
-    def run(loop_name: str, main: Any) -> Any:
-        with asyncio.Runner(loop_factory=factory(loop_name)) as runner:
-            return runner.run(main)
-
-    return run
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    test = pyfuncitem.obj
-    if not inspect.iscoroutinefunction(test):
-        return None
-    arguments = {
-        name: pyfuncitem.funcargs[name]
-        for name in inspect.signature(test).parameters
-        if name in pyfuncitem.funcargs
-    }
-    with asyncio.Runner(loop_factory=factory(pyfuncitem.callspec.params["loop_name"])) as runner:
-        runner.run(_watched(test, arguments))
-    return True
-
-
-async def _watched(test: Any, arguments: dict[str, Any]) -> None:
-    await test(**arguments)
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not left, f"tasks left behind: {left}"
-
-
 @pytest.fixture(autouse=True)
-def _nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Any:
-    before = set(threading.enumerate())
+def _no_unexpected_log_records(caplog: pytest.LogCaptureFixture) -> Any:
     yield
-    left = [
-        thread for thread in threading.enumerate() if thread not in before and thread.is_alive()
-    ]
-    assert not left, f"threads left behind: {left}"
     records = [record for record in caplog.get_records("call") if record.levelno >= logging.WARNING]
     assert not records, f"unexpected log records: {[record.getMessage() for record in records]}"
 

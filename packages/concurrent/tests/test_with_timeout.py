@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 
 from waterspout.concurrent import sleep, with_timeout
+from waterspout.ioloop.testing import simulate
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
-pytestmark = pytest.mark.loops("virtual")
+everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
+pytestmark = pytest.mark.waterspout("simulated")
 
 
 class Awaitable:
@@ -236,7 +237,7 @@ async def test_a_future_left_running_is_its_holders():
     assert reports == []
 
 
-def test_a_future_left_running_keeps_no_loop_alive(run_on):
+def test_a_future_left_running_keeps_no_loop_alive():
     import weakref
 
     loops = []
@@ -246,7 +247,7 @@ def test_a_future_left_running_keeps_no_loop_alive(run_on):
         with pytest.raises(TimeoutError):
             await with_timeout(1, asyncio.get_running_loop().create_future(), cancel=False)
 
-    run_on("virtual", main())
+    simulate(main)
     gc.collect()
     assert loops[0]() is None
 

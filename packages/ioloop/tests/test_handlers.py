@@ -318,7 +318,7 @@ async def test_a_closed_file_can_still_be_removed():
 
 
 @pytest.mark.only_on("linux")
-@pytest.mark.loops("asyncio")  # libuv aborts the process over such a descriptor
+@pytest.mark.waterspout("asyncio")  # libuv aborts the process over such a descriptor
 async def test_one_whose_number_is_a_transports_by_now_can_be_removed():
     loop = IOLoop.current()
     left, right = socket.socketpair()
@@ -361,7 +361,7 @@ async def test_every_event_runs_in_the_context_of_the_registration(pair):
 
 
 @pytest.mark.only_on("linux")
-@pytest.mark.loops("asyncio")
+@pytest.mark.waterspout("asyncio")
 async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch):
     import waterspout.ioloop._handlers as module
 

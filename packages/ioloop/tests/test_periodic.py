@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import IOLoop, PeriodicCallback
+from waterspout.ioloop.testing import simulate
 
-pytestmark = pytest.mark.loops("virtual")
+pytestmark = pytest.mark.waterspout("simulated")
 
 
 class Ticks:
@@ -57,7 +58,7 @@ async def test_lateness_does_not_add_up_and_missed_ticks_are_skipped():
 
     def callback():
         ticks()
-        loop.now += next(blocked, 0.0)
+        loop.advance(next(blocked, 0.0))
 
     periodic = PeriodicCallback(callback, 100)
     periodic.start()
@@ -147,7 +148,7 @@ async def test_it_can_start_itself_anew():
 
     def callback():
         ticks()
-        asyncio.get_running_loop().now += 0.05
+        asyncio.get_running_loop().advance(0.05)
         periodic.stop()
         periodic.start()
 
@@ -164,7 +165,7 @@ async def test_a_clock_that_goes_back_does_no_harm():
     def callback():
         ticks()
         if len(ticks.seen) == 2:
-            loop.now -= 0.15
+            loop._now -= 0.15
 
     periodic = PeriodicCallback(callback, 100)
     periodic.start()
@@ -174,7 +175,7 @@ async def test_a_clock_that_goes_back_does_no_harm():
 
 
 @given(jitter=st.floats(0, 1), seconds=st.floats(0.01, 100))
-def test_jitter_stays_near_the_grid_and_never_drifts(run_on, jitter, seconds):
+def test_jitter_stays_near_the_grid_and_never_drifts(jitter, seconds):
     async def main():
         ticks = Ticks()
         periodic = PeriodicCallback(ticks, seconds * 1000, jitter=jitter)
@@ -185,9 +186,10 @@ def test_jitter_stays_near_the_grid_and_never_drifts(run_on, jitter, seconds):
         for number, seen in enumerate(ticks.seen, 1):
             assert abs(seen / seconds - number) <= jitter / 2 + 0.001
 
-    run_on("virtual", main())
+    simulate(main)
 
 
+@pytest.mark.waterspout("simulated", real_wait=10)
 async def test_it_runs_on_the_loop_that_it_is_given():
     ran = asyncio.Event()
     loop = IOLoop.current()
@@ -248,6 +250,7 @@ def _run_and_leave(main):
     loop.close()
 
 
+@pytest.mark.waterspout("simulated", real_wait=10)
 async def test_a_tick_that_never_came_to_run_does_not_keep_others_from_it():
     ticked, periodic = [], None
 

@@ -47,7 +47,7 @@ class Borrowed(Scheduler):
         return self.loop.run_in_executor(executor, func, *args)
 
 
-virtual = pytest.mark.loops("virtual")
+virtual = pytest.mark.waterspout("simulated")
 
 
 @virtual

@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from waterspout.ioloop import IOLoop
 from waterspout.ioloop._timers import Timers
+from waterspout.ioloop.testing import simulate
 
-virtual = pytest.mark.loops("virtual")
-everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
+virtual = pytest.mark.waterspout("simulated")
+everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
 
 
 @everywhere
@@ -280,7 +281,7 @@ TestTimersMachine = TimersMachine.TestCase
 
 
 @given(st.lists(st.floats(0, 100, allow_nan=False), max_size=30))
-def test_any_deadlines_run_in_order(run_on, delays):
+def test_any_deadlines_run_in_order(delays):
     async def main():
         loop, seen = IOLoop.current(), []
         now = loop.time()
@@ -290,4 +291,4 @@ def test_any_deadlines_run_in_order(run_on, delays):
         assert seen == sorted(seen)
         assert len(seen) == len(delays)
 
-    run_on("virtual", main())
+    simulate(main)

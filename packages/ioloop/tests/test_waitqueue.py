@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop.scheduling import WaitQueue
+from waterspout.ioloop.testing import simulate
 
 
 async def settle():
@@ -116,7 +117,7 @@ async def test_a_coroutine_that_is_closed_gives_back_what_it_was_handed():
     assert back == ["permit"]
 
 
-@pytest.mark.loops("virtual")
+@pytest.mark.waterspout("simulated")
 async def test_timeouts():
     back = []
     queue = WaitQueue(back.append)
@@ -131,7 +132,7 @@ async def test_timeouts():
     assert back == []
 
 
-@pytest.mark.loops("virtual")
+@pytest.mark.waterspout("simulated")
 @pytest.mark.parametrize("hand_off_first", [True, False])
 async def test_a_hand_off_and_a_timeout_in_the_same_tick(hand_off_first):
     back = []
@@ -151,7 +152,7 @@ async def test_a_hand_off_and_a_timeout_in_the_same_tick(hand_off_first):
     assert back == []
 
 
-@pytest.mark.loops("virtual")
+@pytest.mark.waterspout("simulated")
 async def test_expired_and_cancelled_before_it_resumes_has_nothing():
     back = []
     queue = WaitQueue(back.append)
@@ -299,7 +300,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_any_program_hands_each_value_to_one_task_in_order(run_on, steps):
+def test_any_program_hands_each_value_to_one_task_in_order(steps):
     """Whatever is cancelled, timed out and woken when: nothing is lost, doubled or overtaken."""
 
     async def main():
@@ -332,7 +333,7 @@ def test_any_program_hands_each_value_to_one_task_in_order(run_on, steps):
         await settle()
         assert len(queue) == 0
 
-    run_on("virtual", main())
+    simulate(main)
 
 
 def _has_result(task):

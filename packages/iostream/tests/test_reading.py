@@ -469,7 +469,7 @@ STEPS = st.lists(
 @settings(deadline=None)
 @given(steps=STEPS, read_chunk_size=st.sampled_from([1, 3, 65536]))
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
-def test_any_program_of_reads_loses_no_byte(run_on, loop_name, steps, read_chunk_size):
+def test_any_program_of_reads_loses_no_byte(waterspout_loops, loop_name, steps, read_chunk_size):
     """Whatever is read and cancelled when: what was sent arrives, in order, once."""
 
     async def main():
@@ -516,4 +516,5 @@ def test_any_program_of_reads_loses_no_byte(run_on, loop_name, steps, read_chunk
         for task in filter(None, tasks):
             assert task.cancelled() or task.exception() is None
 
-    run_on(loop_name, main())
+    with asyncio.Runner(loop_factory=waterspout_loops[loop_name]) as runner:
+        runner.run(main())

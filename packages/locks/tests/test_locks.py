@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterspout.ioloop.testing import simulate
 from waterspout.locks import BoundedSemaphore, Event, Lock, Semaphore
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
-virtual = pytest.mark.loops("virtual")
+everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
+virtual = pytest.mark.waterspout("simulated")
 
 
 async def settle():
@@ -306,7 +307,7 @@ STEPS = st.lists(
 
 
 @given(permits=st.integers(0, 3), steps=STEPS)
-def test_any_program_keeps_every_permit(run_on, permits, steps):
+def test_any_program_keeps_every_permit(permits, steps):
     """Whatever is cancelled, timed out and released when: permits are conserved, in order."""
 
     async def main():
@@ -345,7 +346,7 @@ def test_any_program_keeps_every_permit(run_on, permits, steps):
             task.cancel()
         await settle()
 
-    run_on("virtual", main())
+    simulate(main)
 
 
 @LOCKS

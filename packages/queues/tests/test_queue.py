@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterspout.ioloop.testing import simulate
 from waterspout.queues import Queue, QueueEmpty, QueueFull, QueueShutDown
 
-everywhere = pytest.mark.loops("asyncio", "uvloop", "threaded", "virtual")
-virtual = pytest.mark.loops("virtual")
+everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
+virtual = pytest.mark.waterspout("simulated")
 
 
 async def settle():
@@ -427,7 +428,7 @@ STEPS = st.lists(
 
 
 @given(maxsize=st.integers(0, 3), steps=STEPS)
-def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
+def test_any_program_loses_and_doubles_nothing(maxsize, steps):
     """Whatever is cancelled and timed out when: what was put in is taken out once, or is there."""
 
     async def main():
@@ -481,7 +482,7 @@ def test_any_program_loses_and_doubles_nothing(run_on, maxsize, steps):
             queue.task_done()
         await queue.join(0)
 
-    run_on("virtual", main())
+    simulate(main)
 
 
 async def test_an_item_that_comes_back_after_a_shutdown_goes_to_who_waits():

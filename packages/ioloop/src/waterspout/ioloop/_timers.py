@@ -75,6 +75,10 @@ class Timers:
         """How many are pending. O(1)."""
         return len(self._heap) - self._removed
 
+    def pending(self) -> list[Timer]:
+        """Give the pending ones, in no order. O(n)."""
+        return [timer for _, _, timer in self._heap if timer.callback is not None]
+
     @property
     def created(self) -> int:
         """How many were ever added: the next one's number. O(1)."""

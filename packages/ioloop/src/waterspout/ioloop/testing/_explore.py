@@ -20,7 +20,6 @@ Verification of Concurrent Systems", 1996).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -278,9 +277,7 @@ class _Search:
             raise NondeterministicError(
                 f"the scenario failed in schedule {unparse(departures)!r}, but not again"
             ) from error
-        raise ScheduleError(
-            again, unparse(departures), self._schedules, trace.text()
-        ) from again
+        raise ScheduleError(again, unparse(departures), self._schedules, trace.text()) from again
 
 
 def _children(departures: Departures, choices: list[list[int]]) -> Iterator[Departures]:

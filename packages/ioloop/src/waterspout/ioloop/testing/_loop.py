@@ -2,7 +2,9 @@
 
 It is asyncio's own selector loop with another clock, another selector and another turn:
 
-1.  Time is virtual. It stands still while anything is ready, and then jumps to the next timer.
+1.  Time is virtual. It stands still while anything is ready, and then jumps to the next timer. A
+    program that is never at rest, since it spins until some time has come, would wait for ever;
+    so after many turns without a rest, each takes a moment.
 2.  Where nothing is ready and no timer is left, nothing can ever happen: `DeadlockError`.
 3.  An order may choose which of the task steps that are ready runs next. Plain callbacks keep
     their places in the queue, and task steps change theirs only among themselves: asyncio's own
@@ -38,6 +40,11 @@ from waterspout.ioloop.testing._steps import (
 )
 
 T = TypeVar("T")
+
+BUSY_TURNS = 1000
+"""Turns without a rest that take no time."""
+SECONDS_A_BUSY_TURN = 1e-6
+"""What each further one takes, in virtual seconds."""
 
 Order: TypeAlias = Callable[[list[AnyTask]], int]
 """Takes the tasks whose next steps are ready, two or more, those queued earlier first; gives the
@@ -135,6 +142,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._thread = threading.get_ident()
         self._selector: SimulatedSelector
         self._turns = 0
+        self._busy = 0  # turns since the loop was at rest
         self._most_turns = -1  # before the run is given up
         self._ready: deque[asyncio.Handle]
         self._scheduled: list[_Timer]
@@ -145,6 +153,19 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Give the virtual time, in seconds since the loop was made."""
         return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass while the program does something that takes long.
+
+        Args:
+            seconds: How long, in virtual seconds.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"seconds must not be negative, not {seconds!r}")
+        self._now += seconds
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
@@ -274,7 +295,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def start_over(self) -> None:
         """Be as new: set the clock and the numbers of tasks back."""
         self._now = 0.0
-        self._numbers = self._steps = self._turns = 0
+        self._numbers = self._steps = self._turns = self._busy = 0
 
     # The turn
 
@@ -288,7 +309,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if self._scheduled or self._selector.may_be_ready:
             self._collect_ready()
         if not ready and not self._stopping:
+            self._busy = 0
             self._wait()
+        elif self._busy < BUSY_TURNS:
+            self._busy += 1
+        else:
+            self._now += SECONDS_A_BUSY_TURN
         if self._order is not None or self._observer is not None:
             self._run_in_order(ready)
             return
@@ -430,6 +456,7 @@ def simulate(
         RuntimeError: If a loop runs in this thread.
         Exception: What it raised.
     """
+
     def make() -> SimulatedLoop:
         return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)
 

@@ -108,9 +108,11 @@ class Runs:
         """Give the first of what a run raised and what its callbacks did, but for the expected."""
         if error is None and not self._reported:
             return None
-        errors = [] if error is None else [error]
-        for context in self._reported:
-            errors.append(context.get("exception") or RuntimeError(context["message"]))
+        errors: list[BaseException] = [] if error is None else [error]
+        errors += [
+            context.get("exception") or RuntimeError(context["message"])
+            for context in self._reported
+        ]
         self._reported.clear()
         return next((one for one in errors if expected is None or not expected(one)), None)
 

@@ -18,9 +18,7 @@ class Trace:
 
     def after_step(self, task: AnyTask) -> None:
         """See `StepObserver`."""
-        self._steps.append(
-            (task.get_loop().time(), label_of(task), self._from, _outcome(task))
-        )
+        self._steps.append((task.get_loop().time(), label_of(task), self._from, _outcome(task)))
 
     def text(self) -> str:
         """Give all steps, one a line."""
