@@ -22,11 +22,14 @@ def pair():
 
 @pytest.fixture
 def pipe():
-    read_end, write_end = os.pipe()
-    yield read_end, write_end
-    for fd in (read_end, write_end):
+    """The numbers of two ends. One that a test closes is somebody else's from then on."""
+    ends = os.pipe()
+    files = [os.stat(fd) for fd in ends]
+    yield ends
+    for fd, file in zip(ends, files, strict=True):
         try:
-            os.close(fd)
+            if os.path.samestat(os.fstat(fd), file):
+                os.close(fd)
         except OSError:
             pass
 

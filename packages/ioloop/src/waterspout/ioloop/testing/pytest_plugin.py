@@ -37,6 +37,9 @@ _FAILED = pytest.StashKey[bool]()
 _CENSUS = pytest.StashKey[Census]()
 _FIXTURES = {"waterspout_loop", "waterspout_io_loop", "waterspout_simulated_loop"}
 
+SETTLING_TURNS = 20
+"""Turns of the loop that what a test has ended gets to be gone."""
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -161,10 +164,24 @@ def waterspout_loop(
         raise pytest.UsageError(f"no loop is called {name!r}; there are {', '.join(known)}")
     yield loop
     if not loop.is_closed():
-        leaks = [] if _FAILED in request.node.stash else leaks_of_loop(loop, options.may_leave)
+        leaks = [] if _FAILED in request.node.stash else _lasting_leaks(loop, options.may_leave)
         _close(loop)
         if leaks:
             pytest.fail("\n".join(leaks), pytrace=False)
+
+
+def _lasting_leaks(loop: asyncio.AbstractEventLoop, allowed: tuple[str, ...]) -> list[str]:
+    """Give what is left on a loop and does not go away by itself in a moment.
+
+    Connections have their last words, and transports close in the next turn.
+    """
+    leaks: list[str] = []
+    for _ in range(SETTLING_TURNS):
+        leaks = leaks_of_loop(loop, allowed)
+        if not leaks:
+            break
+        loop.run_until_complete(asyncio.sleep(0 if isinstance(loop, SimulatedLoop) else 0.005))
+    return leaks
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
