@@ -11,7 +11,7 @@ import asyncio
 import socket as _socket
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any, TypeAlias
+from typing import Any
 
 from waterspout.ioloop.scheduling import (
     Scheduler,
@@ -21,14 +21,12 @@ from waterspout.ioloop.scheduling import (
     time_limit,
     timeout_seconds,
 )
+from waterspout.iostream._network import Address, network_of
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream, SSLOptions, ssl_context
 
 ATTEMPT_DELAY = 0.25
 """Seconds between the starts of two attempts: RFC 8305's "Connection Attempt Delay"."""
-
-Address: TypeAlias = tuple[int, Any]
-"""A socket family and one of its addresses."""
 
 
 async def connect_tcp(
@@ -84,8 +82,9 @@ async def connect_tcp(
 
     scheduler = current_scheduler()
     with time_limit(seconds):
-        remote = await _resolve(scheduler, host, port)
-        local = [] if local_addr is None else await _resolve(scheduler, *local_addr)
+        network = network_of(scheduler)
+        remote = await network.resolve(scheduler, host, port)
+        local = [] if local_addr is None else await network.resolve(scheduler, *local_addr)
         return await _Race(scheduler, interleave(remote), local, new_stream).run()
 
 
@@ -104,13 +103,6 @@ def check_port(port: int) -> None:
         raise TypeError(f"port must be an integer, not {port!r}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be from 0 to 65535, not {port!r}")
-
-
-async def _resolve(scheduler: Scheduler, host: str, port: int) -> list[Address]:
-    found = await scheduler.run_in_executor(
-        None, _socket.getaddrinfo, host, port, _socket.AF_UNSPEC, _socket.SOCK_STREAM
-    )
-    return [(family, address) for family, _, _, _, address in found]
 
 
 class _Race:
@@ -199,7 +191,7 @@ class _Race:
             raise cancelled
 
     async def _attempt(self, family: int, address: Any) -> IOStream:
-        socket = _socket.socket(family, _socket.SOCK_STREAM)
+        socket = network_of(self._scheduler).new_socket(family)
         try:
             socket.setblocking(False)
             self._bind(socket, family)

@@ -13,11 +13,11 @@ and what comes is thrown away until the other end has closed, or `LINGER_SECONDS
 from __future__ import annotations
 
 import contextlib
-import os
 import socket as _socket
 import ssl
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, TimeoutHandle
+from waterspout.iostream._tlsengines import TLSSocket, unwrapped
 
 LINGER_SECONDS = 5.0
 """How long the other end has to take the last words."""
@@ -31,25 +31,25 @@ class Linger:
         socket: The socket; it is its own from now on.
     """
 
-    def __init__(self, reactor: Reactor, socket: ssl.SSLSocket) -> None:
+    def __init__(self, reactor: Reactor, socket: TLSSocket) -> None:
         self._reactor = reactor
-        self._socket: ssl.SSLSocket | None = socket
-        self._fd = socket.fileno()
+        self._socket: TLSSocket | None = socket  # until the alert is sent
+        self._plain: _socket.socket | None = None  # after that
         self._watched = 0
         self._timer: TimeoutHandle = None
         try:
             self._send_alert(socket)
-            if self._fd >= 0:
+            if self._socket is not None or self._plain is not None:
                 self._timer = reactor.call_later(LINGER_SECONDS, self.close)
         except BaseException:
             self.close()
             raise
 
     def __del__(self) -> None:
-        if self._socket is None and self._fd >= 0:
-            os.close(self._fd)  # the loop has ended, and with it the reason to wait
+        if self._plain is not None:
+            self._plain.close()  # the loop has ended, and with it the reason to wait
 
-    def _send_alert(self, socket: ssl.SSLSocket) -> None:
+    def _send_alert(self, socket: TLSSocket) -> None:
         try:
             socket.unwrap()
         except ssl.SSLWantWriteError:
@@ -62,21 +62,21 @@ class Linger:
             return
         self._shut_down(socket)
 
-    def _shut_down(self, socket: ssl.SSLSocket) -> None:
-        """Say that nothing more will come, and from here on be just a descriptor."""
+    def _shut_down(self, socket: TLSSocket) -> None:
+        """Say that nothing more will come, and from here on be just a plain socket."""
         try:
             socket.shutdown(_socket.SHUT_WR)
         except OSError:
             self.close()
             return
         self._socket = None
-        self._fd = socket.detach()
-        self._discard()
+        self._plain = plain = unwrapped(socket)
+        self._discard(plain)
 
-    def _discard(self) -> None:
+    def _discard(self, plain: _socket.socket) -> None:
         try:
             for _ in range(16):
-                if not os.read(self._fd, 65536):
+                if not plain.recv(65536):
                     self.close()
                     return
         except BlockingIOError:
@@ -96,12 +96,13 @@ class Linger:
     def _on_events(self, source: Linger, events: int) -> None:
         if self._socket is not None:
             self._send_alert(self._socket)
-        else:
-            self._discard()
+        elif self._plain is not None:
+            self._discard(self._plain)
 
     def fileno(self) -> int:
         """The descriptor, for the reactor."""
-        return self._fd
+        socket = self._plain if self._socket is None else self._socket
+        return -1 if socket is None else socket.fileno()
 
     def close(self) -> None:
         """Wait no longer."""
@@ -110,9 +111,7 @@ class Linger:
                 self._reactor.remove_handler(self)
         if self._timer is not None:
             self._reactor.remove_timeout(self._timer)
-        socket, self._socket = self._socket, None
-        fd, self._fd = self._fd, -1
-        if socket is not None:
-            socket.close()
-        elif fd >= 0:
-            os.close(fd)
+        for socket in (self._socket, self._plain):
+            if socket is not None:
+                socket.close()
+        self._socket = self._plain = None

@@ -20,6 +20,7 @@ from waterspout.ioloop.scheduling import (
 )
 from waterspout.iostream._connect import check_port
 from waterspout.iostream._errors import StreamClosedError
+from waterspout.iostream._network import Address, Network, network_of
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream, SSLOptions, ssl_context
 
@@ -88,9 +89,10 @@ async def serve_tcp(
     hosts: Sequence[str | None] = [host] if host is None or isinstance(host, str) else host
     if not hosts:
         raise ValueError(f"host must name at least one address, not {host!r}")
-    addresses: list[tuple[int, Any]] = []
+    network = network_of(reactor)
+    addresses: list[Address] = []
     for one in hosts:
-        found = await reactor.run_in_executor(None, _passive_addresses, one, port)
+        found = await network.resolve(reactor, one, port, passive=True)
         addresses += [address for address in found if address not in addresses]
 
     def new_stream(socket: _socket.socket) -> IOStream:
@@ -98,22 +100,18 @@ async def serve_tcp(
             return IOStream(socket, reactor, **kwargs)
         return SSLIOStream(socket, reactor, ssl_options=context, server_side=True, **kwargs)
 
-    with _socket.socket() as unused:
+    with network.new_socket(_socket.AF_INET) as unused:
         new_stream(unused)  # so that bad arguments raise here, not at each connection
     return TCPServer(
-        reactor, handler, new_stream, _listen(addresses, backlog, reuse_port, host is None)
+        reactor,
+        handler,
+        new_stream,
+        _listen(network, addresses, backlog, reuse_port, host is None),
     )
-
-
-def _passive_addresses(host: str | None, port: int) -> list[tuple[int, Any]]:
-    found = _socket.getaddrinfo(
-        host, port, _socket.AF_UNSPEC, _socket.SOCK_STREAM, flags=_socket.AI_PASSIVE
-    )
-    return [(family, address) for family, _, _, _, address in found]
 
 
 def _listen(
-    addresses: list[tuple[int, Any]], backlog: int, reuse_port: bool, skip: bool
+    network: Network, addresses: list[Address], backlog: int, reuse_port: bool, skip: bool
 ) -> list[_socket.socket]:
     """Listen on all addresses, or on none and raise; with `skip`, on those that the system has."""
     sockets: list[_socket.socket] = []
@@ -122,7 +120,8 @@ def _listen(
         for family, address in addresses:
             port = sockets[0].getsockname()[1] if sockets else address[1]
             try:
-                sockets.append(_listen_on(family, (address[0], port, *address[2:]), reuse_port))
+                whole = (address[0], port, *address[2:])
+                sockets.append(_listen_on(network, family, whole, reuse_port))
             except OSError as error:
                 if not (skip and error.errno in _NOT_HERE):
                     raise
@@ -138,8 +137,8 @@ def _listen(
     return sockets
 
 
-def _listen_on(family: int, address: Any, reuse_port: bool) -> _socket.socket:
-    socket = _socket.socket(family, _socket.SOCK_STREAM)
+def _listen_on(network: Network, family: int, address: Any, reuse_port: bool) -> _socket.socket:
+    socket = network.new_socket(family)
     try:
         socket.setblocking(False)
         socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)

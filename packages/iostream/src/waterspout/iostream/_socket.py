@@ -15,6 +15,7 @@ from waterspout.iostream._base import BaseIOStream
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._errors import StreamClosedError
+from waterspout.iostream._network import network_of
 
 _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}
 
@@ -161,10 +162,10 @@ class IOStream(BaseIOStream):
         family = self.socket.family
         if family not in _INTERNET or _is_literal(address[0]):
             return address
-        found = await self._use_reactor().run_in_executor(
-            None, _socket.getaddrinfo, address[0], address[1], family, _socket.SOCK_STREAM
-        )
-        return found[0][4]
+        reactor = self._use_reactor()
+        host, port = address[:2]
+        found = await network_of(reactor).resolve(reactor, host, port, family=family)
+        return found[0][1]
 
     def _advance_opening(self) -> None:
         code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)

@@ -1,7 +1,6 @@
 """`SSLIOStream`: TLS over a socket.
 
-The kernel's socket is given to `ssl.SSLSocket`, which encrypts straight into and out of it; no
-bytes are copied through memory buffers. OpenSSL takes one record (up to 16 KiB of plain text) off
+Which of the two engines encrypts is up to `_tlsengines`. OpenSSL takes one record (up to 16 KiB of plain text) off
 the socket at a time, so as long as it is always offered room for a whole one, nothing that can be
 read is ever hidden inside it, and the readiness of the descriptor tells the truth.
 """
@@ -28,11 +27,10 @@ from waterspout.ioloop.scheduling import (
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._linger import Linger
 from waterspout.iostream._socket import IOStream
+from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, TLSSocket, wrap
 
 SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
 
-RECORD = 16 * 1024
-"""The plain text of one TLS record, at most, in bytes (RFC 8446, section 5.1)."""
 HANDSHAKE_TIMEOUT = 60.0
 """The default of `handshake_timeout`, in seconds."""
 
@@ -64,7 +62,7 @@ class SSLIOStream(IOStream):
         ssl.SSLError: If a certificate cannot be loaded.
     """
 
-    socket: ssl.SSLSocket
+    socket: TLSSocket  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -87,6 +85,7 @@ class SSLIOStream(IOStream):
         self._opening = True
         self._held_end: int | OSError | None = None  # what came behind the bytes just received
         self._write_wants_read = self._read_wants_write = False  # of the protocol's own accord
+        self._reads_held_input = False  # whether that is about to happen
         self._server_side = server_side
         self._server_hostname = server_hostname
         self._context: ssl.SSLContext | None = None
@@ -178,8 +177,32 @@ class SSLIOStream(IOStream):
                 raise  # else the next time
         return sent
 
+    def _flush(self) -> None:
+        if isinstance(self.socket, MemoryTLSSocket):
+            self.socket.flush()
+        super()._flush()
+
+    def _update_events(self) -> None:
+        super()._update_events()
+        engine = self.socket
+        if (
+            isinstance(engine, MemoryTLSSocket)
+            and engine.holds_input
+            and not (self._closed or self._reads_held_input)
+            and self._wanted_events() & READ
+        ):
+            self._reads_held_input = True
+            self._use_reactor().add_callback(self._read_held_input)
+
+    def _read_held_input(self) -> None:
+        self._reads_held_input = False
+        if not self._closed and self._wanted_events() & READ:
+            self._on_events(self._watched, READ)
+
     def _wanted_events(self) -> int:
         events = super()._wanted_events()
+        if isinstance(self.socket, MemoryTLSSocket) and self.socket.holds_output():
+            events |= WRITE
         if self._write_wants_read:
             events = events & ~WRITE | READ
         if self._read_wants_write:
@@ -223,13 +246,7 @@ class SSLIOStream(IOStream):
 
     def _wrap(self, context: ssl.SSLContext) -> None:
         self._check_name(context)
-        self.socket = context.wrap_socket(
-            self.socket,
-            server_side=self._server_side,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-            server_hostname=self._server_hostname,
-        )
+        self.socket = wrap(self.socket, context, self._server_side, self._server_hostname)
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:

@@ -1,0 +1,291 @@
+"""Sockets that exist only in a simulated network.
+
+They have the methods of a non-blocking TCP socket that streams use, with Linux's meanings: what
+arrived before a reset can still be received; a socket that is closed with unread bytes resets the
+connection; the first send after the other end's close succeeds and brings the reset back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as _socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from waterspout.ioloop.scheduling import ERROR, READ, WRITE
+from waterspout.iostream.testing._link import Lane, Link
+
+if TYPE_CHECKING:
+    from waterspout.iostream.testing._network import SimulatedNetwork
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def os_error(code: int) -> OSError:
+    """Make the error of a number."""
+    return OSError(code, os.strerror(code))
+
+
+class SimulatedSocket(_socket.socket):
+    """A TCP socket of a `SimulatedNetwork`, which makes it."""
+
+    network: SimulatedNetwork
+
+    def __new__(cls, network: SimulatedNetwork, family: int) -> SimulatedSocket:
+        return super().__new__(cls)
+
+    def __init__(self, network: SimulatedNetwork, family: int) -> None:
+        # The base class is for `isinstance` alone: it never gets a descriptor of the kernel's.
+        self.network = network
+        self._family = _socket.AddressFamily(family)
+        self._descriptor = network.loop.new_descriptor()
+        self._open = True
+        self._listening = False
+        self._backlog: deque[SimulatedSocket] = deque()
+        self._name: Any = None
+        self._peer_name: Any = None
+        self.peer: SimulatedSocket | None = None
+        self.incoming: Lane | None = None
+        self.outgoing: Lane | None = None
+        self._connecting = False
+        self._error = 0  # that the next call tells of
+        self._broken = False
+        self._shut = False  # whether sending was
+        self._options: dict[tuple[int, int], Any] = {}
+
+    def __repr__(self) -> str:
+        state = "listening" if self._listening else "connected" if self.peer else "open"
+        state = state if self._open else "closed"
+        return f"<{type(self).__name__} {state} {self._name} -> {self._peer_name}>"
+
+    def __enter__(self) -> SimulatedSocket:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    @property
+    def family(self) -> int:  # type: ignore[override]
+        """Its address family."""
+        return self._family
+
+    @property
+    def type(self) -> int:  # type: ignore[override]
+        """That it carries a stream."""
+        return _socket.SOCK_STREAM
+
+    def fileno(self) -> int:
+        """Give its virtual descriptor."""
+        return self._descriptor.fileno() if self._open else -1
+
+    def setblocking(self, flag: bool, /) -> None:
+        """It never blocks."""
+        if flag:
+            raise ValueError("flag must be False: a simulated socket cannot block")
+
+    def setsockopt(self, level: int, option: int, value: Any, *args: Any) -> None:  # type: ignore[override]
+        """Note an option; a lingering time of zero makes `close` reset the connection."""
+        self._check_open()
+        self._options[level, option] = value
+
+    def getsockopt(self, level: int, option: int, *args: Any) -> Any:
+        """Give an option, or take the error of the connection."""
+        self._check_open()
+        if (level, option) == (_socket.SOL_SOCKET, _socket.SO_ERROR):
+            code, self._error = self._error, 0
+            self.update()
+            return code
+        return self._options.get((level, option), 0)
+
+    def getsockname(self) -> Any:
+        """Give its own address."""
+        self._check_open()
+        return self._name or self.network.any_name(self._family)
+
+    def getpeername(self) -> Any:
+        """Give the address of the other end."""
+        self._check_open()
+        if self.peer is None or self._connecting:
+            raise os_error(errno.ENOTCONN)
+        return self._peer_name
+
+    # The ends of a connection
+
+    def bind(self, address: Any, /) -> None:
+        """Take an address; port 0 takes a free one."""
+        self._check_open()
+        self._name = self.network.bind(self, address)
+
+    def listen(self, backlog: int = 128, /) -> None:
+        """Be connected to."""
+        self._check_open()
+        self._listening = True
+
+    def accept(self) -> tuple[SimulatedSocket, Any]:  # type: ignore[override]
+        """Take a connection."""
+        self._check_open()
+        if not self._backlog:
+            raise BlockingIOError(errno.EAGAIN, "no connection has come")
+        accepted = self._backlog.popleft()
+        self.update()
+        return accepted, accepted._peer_name
+
+    def connect_ex(self, address: Any, /) -> int:
+        """Begin to connect."""
+        self._check_open()
+        if self.peer is not None or self._connecting:
+            return errno.EISCONN
+        self._connecting = True
+        self._peer_name = address
+        if self._name is None:
+            self._name = self.network.bind(self, None)
+        self.network.connect_soon(self, address)
+        return errno.EINPROGRESS
+
+    def join(self, other: SimulatedSocket, link: Link) -> None:
+        """Become one end of a connection, and make `other` the other one."""
+        network = self.network
+        for one, two in ((self, other), (other, self)):
+            one.peer = two
+            one.outgoing = two.incoming = Lane(
+                network.loop, link, network.dice, network.updater(self, other), self.lose
+            )
+        self._peer_name = other._name
+
+    def be_connected(self) -> None:
+        """Know that the connection stands."""
+        self._connecting = False
+        self.update()
+
+    def be_refused(self, code: int) -> None:
+        """Know that it does not."""
+        self._error = code
+        self.update()
+
+    def queue(self, accepted: SimulatedSocket) -> None:
+        """Hold a connection ready for `accept`."""
+        self._backlog.append(accepted)
+        self.update()
+
+    @property
+    def listens(self) -> bool:
+        """Whether it can be connected to."""
+        return self._open and self._listening
+
+    # Bytes
+
+    def recv(self, size: int, *args: Any) -> bytes:
+        """Receive what there is, up to so many bytes; none at the end."""
+        lane = self._connected(self.incoming)
+        if lane.unread == 0:
+            self._raise_error()
+            if not lane.at_end and not self._broken:
+                raise BlockingIOError(errno.EAGAIN, "nothing has come")
+        return lane.receive(size)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, *args: Any) -> int:
+        """Receive into memory what there is, and give how much; nothing at the end."""
+        view = memoryview(buffer).cast("B")
+        data = self.recv(nbytes or len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def send(self, data: Any, *args: Any) -> int:
+        """Send what there is room for."""
+        lane = self._connected(self.outgoing)
+        self._raise_error()
+        if self._broken or self._shut:
+            raise os_error(errno.EPIPE)
+        view = memoryview(data).cast("B")
+        sent = lane.send(view)
+        if not sent and len(view):
+            raise BlockingIOError(errno.EAGAIN, "there is no room")
+        self.update()
+        return sent
+
+    def shutdown(self, how: int, /) -> None:
+        """End the sending side."""
+        lane = self._connected(self.outgoing)
+        if how != _socket.SHUT_RD:
+            self._shut = True
+            lane.end()
+            self.update()
+
+    def reset(self) -> None:
+        """Break the connection: both ends are told, as soon as they look."""
+        if self.peer is not None:
+            self.lose()
+
+    def lose(self) -> None:
+        """The connection is gone, for both ends."""
+        for end in (self, self.peer):
+            if end is not None:
+                end.be_reset()
+
+    def be_reset(self) -> None:
+        """Know of a reset."""
+        if not self._broken:
+            self._broken = True
+            self._error = errno.ECONNRESET
+            if self.outgoing is not None:
+                self.outgoing.drop()
+            self.update()
+
+    def close(self) -> None:
+        """Close it; the other end sees an end, or a reset if there is something unread here."""
+        if not self._open:
+            return
+        self._open = False
+        self.network.forget(self)
+        self.network.loop.close_descriptor(self._descriptor)
+        while self._backlog:
+            self._backlog.popleft().close()
+        if self.peer is None or self.incoming is None or self.outgoing is None:
+            return
+        hard = self._options.get((_socket.SOL_SOCKET, _socket.SO_LINGER)) == _NO_LINGER
+        if hard or self.incoming.unread:
+            self.outgoing.drop()
+            self.peer.be_reset()
+        else:
+            self.outgoing.end()
+
+    def detach(self) -> int:
+        """It has no descriptor that anybody else could use."""
+        raise OSError(errno.EOPNOTSUPP, "a simulated socket cannot be detached")
+
+    def update(self) -> None:
+        """Tell the loop what is ready."""
+        if not self._open:
+            if self.incoming is not None and self.incoming.unread and self.peer is not None:
+                self.peer.be_reset()  # nobody is here to receive it
+            return
+        events = 0
+        if self._listening:
+            events = READ if self._backlog else 0
+        elif self._connecting:
+            events = WRITE | READ | ERROR if self._error else 0
+        elif self.incoming is not None and self.outgoing is not None:
+            if self.incoming.readable or self._broken:
+                events |= READ
+            if self.outgoing.room or self._broken or self._shut:
+                events |= WRITE
+            if self._broken or (self._shut and self.incoming.at_end):
+                events |= ERROR
+        self._descriptor.ready = events
+
+    def _connected(self, lane: Lane | None) -> Lane:
+        self._check_open()
+        if lane is None or self._connecting:
+            raise os_error(errno.ENOTCONN)
+        return lane
+
+    def _raise_error(self) -> None:
+        code, self._error = self._error, 0
+        if code:
+            raise os_error(code)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise os_error(errno.EBADF)
