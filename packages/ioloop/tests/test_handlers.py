@@ -24,7 +24,7 @@ def pair():
 def pipe():
     """The numbers of two ends. One that a test closes is somebody else's from then on."""
     ends = os.pipe()
-    files = [os.stat(fd) for fd in ends]
+    files = [os.fstat(fd) for fd in ends]
     yield ends
     for fd, file in zip(ends, files, strict=True):
         try:

@@ -1,8 +1,9 @@
 """`SSLIOStream`: TLS over a socket.
 
-Which of the two engines encrypts is up to `_tlsengines`. OpenSSL takes one record (up to 16 KiB of plain text) off
-the socket at a time, so as long as it is always offered room for a whole one, nothing that can be
-read is ever hidden inside it, and the readiness of the descriptor tells the truth.
+Which of the two engines encrypts is up to `_tlsengines`. OpenSSL takes one record (up to 16 KiB of
+plain text) off the socket at a time, so as long as it is always offered room for a whole one,
+nothing that can be read is ever hidden inside it, and the readiness of the descriptor tells the
+truth. The engine in memory takes more off its socket, and says itself when it holds some.
 """
 
 from __future__ import annotations

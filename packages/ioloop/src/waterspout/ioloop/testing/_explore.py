@@ -148,24 +148,25 @@ class _Script:
 
     Attributes:
         choices: The ranks of the tasks that could be chosen, at each choice.
+        departures: Those that are to come.
     """
 
     def __init__(self, departures: Departures, independent: Independent | None) -> None:
         self.choices: list[list[int]] = []
-        self._departures = departures.copy()  # that are to come
+        self.departures = departures.copy()
         self._independent = independent
         self._asleep: dict[int, AnyTask] = {}
 
     def __call__(self, tasks: list[AnyTask]) -> int:
         ranks = ranks_of(tasks)
-        if not self._departures and self._independent is None:
+        if not self.departures and self._independent is None:
             self.choices.append(ranks)
             return ranks.index(min(ranks))
         awake = [rank for rank in ranks if number_in(rank) not in self._asleep]
         if not awake:
             raise _PrunedError
         numbers = [number_in(rank) for rank in sorted(awake)]
-        chosen = self._departures.pop(len(self.choices), numbers[0])
+        chosen = self.departures.pop(len(self.choices), numbers[0])
         self.choices.append(awake)
         if chosen not in numbers:
             raise NondeterministicError(
@@ -255,6 +256,11 @@ class _Search:
         error = self._runs.run(self._scenario, script, observer)
         if isinstance(error, NondeterministicError):
             raise error
+        if error is None and script.departures:
+            raise NondeterministicError(
+                f"there was no choice {min(script.departures)}: the scenario does not do the same "
+                "again, or this is no schedule of it"
+            )
         return None if isinstance(error, _PrunedError) else error, script.choices
 
     def _shorten(

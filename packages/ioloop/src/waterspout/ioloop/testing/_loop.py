@@ -61,7 +61,7 @@ class StepObserver(Protocol):
         """A step of a task has run: it is suspended again, or done."""
 
 
-class DeadlockError(RuntimeError):
+class DeadlockError(Exception):
     """Nothing is ready, no timer is left, and so nothing will ever happen.
 
     The message has every task that is stuck, with its stack and what it waits for.
@@ -76,7 +76,7 @@ class DeadlockError(RuntimeError):
         super().__init__(f"nothing is ready and no timer is left; stuck tasks:\n{stuck}")
 
 
-class EndlessError(RuntimeError):
+class EndlessError(Exception):
     """A run takes far longer than it should."""
 
 
@@ -119,6 +119,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         ValueError: If `real_wait` is negative.
     """
 
+    _closed = True  # up to where there is something to close
+
     def __init__(
         self,
         *,
@@ -134,6 +136,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._real_wait = real_wait
         self._order = order if seed is None else SeededOrder(seed)
         self._observer: StepObserver | None = None
+        self._made: list[AnyTask] | None = None  # every task that was made, if anybody asks
         self._wrap: Callable[[int, Any], Any] | None = None  # what a new task runs, by its number
         self._numbers = 0  # of tasks
         self._timers = 0  # ever made
@@ -274,6 +277,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             coro = self._wrap(number, coro)
         task: AnyTask = super().create_task(coro, **kwargs)
         give_number(task, number)
+        if self._made is not None:
+            self._made.append(task)
         if self._observer is not None and not task.done() and has_begun(coro):
             self._observer.after_step(task)  # its first one, which it took eagerly
         return task

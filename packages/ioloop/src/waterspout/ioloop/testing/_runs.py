@@ -36,6 +36,7 @@ class Runs:
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
         self._loop: SimulatedLoop | None = None
+        self._made: list[AnyTask] = []
         self._reported: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -76,6 +77,7 @@ class Runs:
         """
         loop = self._fresh_loop()
         loop._order, loop._observer, loop._wrap = order, observer, wrap
+        self._made.clear()
         error = self._run_on(loop, main)
         loop._order = loop._observer = loop._wrap = None
         left = sorted(asyncio.all_tasks(loop), key=number_of)
@@ -105,15 +107,19 @@ class Runs:
     def _unexpected(
         self, error: BaseException | None, expected: Callable[[BaseException], bool] | None
     ) -> BaseException | None:
-        """Give the first of what a run raised and what its callbacks did, but for the expected."""
-        if error is None and not self._reported:
-            return None
+        """Give the first of what a run raised and what nobody looked at, but for the expected."""
         errors: list[BaseException] = [] if error is None else [error]
-        errors += [
-            context.get("exception") or RuntimeError(context["message"])
-            for context in self._reported
-        ]
-        self._reported.clear()
+        if self._reported:
+            errors += [
+                context.get("exception") or RuntimeError(context["message"])
+                for context in self._reported
+            ]
+            self._reported.clear()
+        for task in self._made:
+            if task._log_traceback:  # type: ignore[attr-defined]
+                failed = task.exception()  # now it was looked at, and is not reported much later
+                assert failed is not None
+                errors.append(failed)
         return next((one for one in errors if expected is None or not expected(one)), None)
 
     def _stop(self, task: AnyTask) -> None:
@@ -124,6 +130,7 @@ class Runs:
         if loop is None:
             loop = SimulatedLoop()
             loop._most_turns = MAX_TURNS
+            loop._made = self._made
             loop.set_exception_handler(lambda _, context: self._reported.append(context))
         return loop
 

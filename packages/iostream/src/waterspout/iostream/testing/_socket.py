@@ -12,7 +12,7 @@ import os
 import socket as _socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from waterspout.ioloop.scheduling import ERROR, READ, WRITE
 from waterspout.iostream.testing._link import Lane, Link
@@ -33,7 +33,7 @@ class SimulatedSocket(_socket.socket):
 
     network: SimulatedNetwork
 
-    def __new__(cls, network: SimulatedNetwork, family: int) -> SimulatedSocket:
+    def __new__(cls, network: SimulatedNetwork, family: int) -> Self:
         return super().__new__(cls)
 
     def __init__(self, network: SimulatedNetwork, family: int) -> None:
@@ -60,7 +60,7 @@ class SimulatedSocket(_socket.socket):
         state = state if self._open else "closed"
         return f"<{type(self).__name__} {state} {self._name} -> {self._peer_name}>"
 
-    def __enter__(self) -> SimulatedSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:
