@@ -61,6 +61,10 @@ class TestSimulatedLoopOverTheKernel(ReactorConformance):
         return SimulatedLoop(real_wait=30)
 
 
+def test_asyncios_own_loop_is_the_default():
+    SchedulerConformance().test_callbacks_run_in_order()
+
+
 class TestWithoutThreads(SchedulerConformance):
     has_threads = False
 

@@ -139,6 +139,36 @@ def test_the_shortest_schedule_has_the_fewest_departures():
                 pass
 
 
+def test_a_shorter_schedule_is_looked_for():
+    """The search comes upon one of two departures first."""
+
+    async def scenario():
+        order = await workers(2, 3)()
+        assert order[0] != "1"
+        assert order[2:] != "1100"
+
+    with pytest.raises(ScheduleError) as caught:
+        explore(scenario)
+    assert len(caught.value.schedule.split()) == 1
+
+
+def test_tasks_made_behind_the_loops_back_are_explored():
+    async def scenario():
+        loop, seen = asyncio.get_running_loop(), []
+
+        async def worker(number):
+            await asyncio.sleep(0)
+            seen.append(number)
+
+        await asyncio.Task(worker(0), loop=loop)
+        await asyncio.wait([asyncio.Task(worker(number), loop=loop) for number in (1, 2)])
+        return tuple(seen)
+
+    result, found = orders_of(scenario)
+    assert result.exhaustive
+    assert set(found) == {(0, 1, 2), (0, 2, 1)}
+
+
 def test_a_failure_of_many_departures_is_shortened():
     async def scenario():
         switches = []

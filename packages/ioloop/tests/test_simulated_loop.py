@@ -23,6 +23,7 @@ from waterspout.ioloop.testing import (
     SimulatedLoop,
     simulate,
 )
+from waterspout.ioloop.testing._steps import describe, place_of, places_of
 
 simulated = pytest.mark.waterspout("simulated")
 
@@ -199,6 +200,22 @@ def test_generators_and_odd_awaitables_are_described():
     with pytest.raises(DeadlockError, match="in .*main") as caught:
         simulate(main)
     assert "main#1" in str(caught.value)
+
+
+def test_tasks_are_described_whatever_is_known_of_them():
+    async def main():
+        names = {"asyncio": asyncio}
+        exec("async def sourceless():\n    await asyncio.sleep(1)", names)
+        task = asyncio.create_task(names["sourceless"]())
+        assert "waits for" not in describe(task)  # it has not begun
+        await asyncio.sleep(0)
+        assert "in sourceless" in describe(task)
+        await task
+        assert places_of(task) == []
+        assert place_of(task) is None
+        assert describe(task) == "sourceless#2"
+
+    simulate(main)
 
 
 def test_a_run_that_does_not_end_can_be_given_up():
@@ -595,6 +612,8 @@ async def test_virtual_descriptors_go_by_number_or_object(waterspout_simulated_l
     with pytest.raises(KeyError, match="registered already"):
         loop._selector.register(descriptor, 1)
         loop._selector.register(descriptor, 1)
+    assert loop._selector.get_key(descriptor).fd == descriptor.fileno()
+    assert loop._selector.get_map()[descriptor] is loop._selector.get_map().get(descriptor)
     loop._selector.unregister(descriptor)
     loop.close_descriptor(descriptor)
 

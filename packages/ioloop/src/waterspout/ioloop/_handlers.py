@@ -235,8 +235,7 @@ class Kernel:
 
     def check_open(self, fd: int) -> None:
         """Raise `OSError` unless a descriptor is open."""
-        if sys.platform != "win32":  # there, only the selector can tell
-            os.fstat(fd)
+        os.fstat(fd) if sys.platform != "win32" else None  # there, only the selector can tell
 
     if hasattr(select, "poll"):
 

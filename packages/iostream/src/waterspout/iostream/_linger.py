@@ -39,7 +39,7 @@ class Linger:
         self._timer: TimeoutHandle = None
         try:
             self._send_alert(socket)
-            if self._socket is not None or self._plain is not None:
+            if self.fileno() >= 0:
                 self._timer = reactor.call_later(LINGER_SECONDS, self.close)
         except BaseException:
             self.close()

@@ -247,7 +247,8 @@ class SSLIOStream(IOStream):
 
     def _wrap(self, context: ssl.SSLContext) -> None:
         self._check_name(context)
-        self.socket = wrap(self.socket, context, self._server_side, self._server_hostname)
+        plain: Any = self.socket
+        self.socket = wrap(plain, context, self._server_side, self._server_hostname)
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:

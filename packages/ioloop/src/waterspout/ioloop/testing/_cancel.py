@@ -159,7 +159,7 @@ class _Injector:
     def wrap(self, number: int, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Put a timeout around a task's coroutine, if this is the task that is to time out."""
         if self._timeout and self._point is not None and self._point.task == number:
-            return _TimedCoroutine(coroutine, self)
+            return cast("Coroutine[Any, Any, Any]", _TimedCoroutine(coroutine, self))
         return coroutine
 
     def timed_out(self) -> bool:
@@ -168,7 +168,7 @@ class _Injector:
         return self._timed_out and task is not None and task.uncancel() <= 0
 
 
-class _TimedCoroutine(Coroutine[Any, Any, Any]):
+class _TimedCoroutine:
     """A task's coroutine, with a timeout around it that the injector decides upon.
 
     A coroutine function around it would leave it unawaited where the task never begins.
@@ -184,12 +184,6 @@ class _TimedCoroutine(Coroutine[Any, Any, Any]):
     def throw(self, *error: Any) -> Any:
         return self._resume(self._coroutine.throw, *error)
 
-    def close(self) -> None:
-        self._coroutine.close()
-
-    def __await__(self) -> Any:
-        return self._coroutine.__await__()
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)
 
@@ -200,6 +194,9 @@ class _TimedCoroutine(Coroutine[Any, Any, Any]):
             if self._injector.timed_out():
                 raise TimeoutError from error
             raise
+
+
+cast("Any", Coroutine).register(_TimedCoroutine)
 
 
 class _Campaign:

@@ -171,8 +171,10 @@ class SimulatedSelector(selectors.BaseSelector):
             self._real.close()
 
     def get_map(self) -> Mapping[Any, _Key]:
-        real = {} if self._real is None else self._real.get_map()
-        return _KeysByFile({**real, **self._keys})
+        keys = _KeysByFile(self._keys)
+        if self._real is not None:
+            keys.update((key.fd, key) for key in self._real.get_map().values())
+        return keys
 
     def _set(self, key: _Key) -> _Key:
         self._keys[key.fd] = key

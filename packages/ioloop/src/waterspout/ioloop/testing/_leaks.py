@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from waterspout.ioloop._alarm import Alarm
@@ -29,7 +29,7 @@ def leaks_of_loop(loop: asyncio.AbstractEventLoop, allowed: Iterable[str] = ()) 
         allowed: Kinds that may be left: `"tasks"`, `"handlers"`, `"timers"`, `"descriptors"`.
     """
     io_loop: IOLoop | None = getattr(loop, "_waterspout_ioloop", None)
-    found: dict[str, list[object]] = {
+    found: dict[str, Sequence[object]] = {
         "tasks": [describe(task) for task in asyncio.all_tasks(loop)],
         "handlers": [] if io_loop is None else list(io_loop._handlers.sources()),
         "timers": _timers(loop, io_loop),
@@ -67,7 +67,7 @@ class Census:
         Args:
             allowed: Kinds that may be left: `"threads"`, `"sockets"`.
         """
-        found: dict[str, list[object]] = {
+        found: dict[str, Sequence[object]] = {
             "threads": [thread for thread in threading.enumerate() if thread not in self._threads],
             "sockets": sorted(_sockets() - self._sockets),
         }

@@ -85,6 +85,8 @@ class _Timer(asyncio.TimerHandle):
 
     __slots__ = ("number",)
     number: int
+    _scheduled: bool
+    _when: float
 
     def __lt__(self, other: asyncio.TimerHandle) -> bool:
         assert isinstance(other, _Timer)
@@ -119,7 +121,18 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         ValueError: If `real_wait` is negative.
     """
 
-    _closed = True  # up to where there is something to close
+    # Of asyncio's inside, what is used here.
+    _asyncgens: Any
+    _check_callback: Callable[[Any, str], None]
+    _check_closed: Callable[[], None]
+    _closed: bool = True  # up to where there is something to close
+    _debug: bool
+    _process_events: Callable[[Any], None]
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[_Timer]
+    _selector: SimulatedSelector
+    _stopping: bool
+    _timer_cancelled_count: int
 
     def __init__(
         self,
@@ -143,12 +156,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._steps = 0  # of tasks, ever run
         self._offloaded: set[asyncio.Future[Any]] = set()  # what threads have to do for us
         self._thread = threading.get_ident()
-        self._selector: SimulatedSelector
         self._turns = 0
         self._busy = 0  # turns since the loop was at rest
         self._most_turns = -1  # before the run is given up
-        self._ready: deque[asyncio.Handle]
-        self._scheduled: list[_Timer]
         real = None if real_wait is None else selectors.DefaultSelector()
         super().__init__(SimulatedSelector(real))
         self._waterspout_kernel = self._selector  # see waterspout.ioloop._handlers
@@ -170,7 +180,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise ValueError(f"seconds must not be negative, not {seconds!r}")
         self._now += seconds
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         """Run a callback when the virtual time has come; of one time, the older first."""
@@ -199,7 +209,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     # What a loop outside of tests would do
 
-    def run_in_executor(
+    def run_in_executor(  # type: ignore[override]
         self, executor: futures.Executor | None, func: Callable[..., T], *args: Any
     ) -> "asyncio.Future[T]":
         """Run a function in an executor.
@@ -222,7 +232,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             future.add_done_callback(self._offloaded.discard)
         return future
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Run a callback in a later turn.
@@ -247,7 +257,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._need_real_wait("processes")
         return await super().subprocess_shell(*args, **kwargs)
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Callable[..., object], *args: Any
+    ) -> None:
         """Refused without `real_wait`."""
         self._need_real_wait("signals")
         super().add_signal_handler(sig, callback, *args)
@@ -366,7 +378,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._now = max(self._now, self._scheduled[0]._when)
         self._collect_ready()
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Run a callback in the next turn."""

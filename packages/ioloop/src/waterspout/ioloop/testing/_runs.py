@@ -116,7 +116,7 @@ class Runs:
             ]
             self._reported.clear()
         for task in self._made:
-            if task._log_traceback:  # type: ignore[attr-defined]
+            if task._log_traceback:
                 failed = task.exception()  # now it was looked at, and is not reported much later
                 assert failed is not None
                 errors.append(failed)

@@ -146,7 +146,8 @@ def place_of(task: AnyTask) -> Place | None:
     """Give where a suspended task is, as far as it is not inside of asyncio."""
     places = places_of(task)
     ours = [place for place in places if Path(place.file).parent.name != "asyncio"]
-    return (ours or places or [None])[-1]
+    found = ours or places
+    return found[-1] if found else None
 
 
 def describe(task: AnyTask) -> str:

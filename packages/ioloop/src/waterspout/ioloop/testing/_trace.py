@@ -38,5 +38,5 @@ def _outcome(task: AnyTask) -> str:
         return _place(task)
     if task.cancelled():
         return "cancelled"
-    error: object = task._exception  # type: ignore[attr-defined] # asking would count as a look
+    error: object = task._exception  # asking would count as a look
     return "done" if error is None else f"raised {error!r}"

@@ -225,7 +225,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         for name in inspect.signature(function).parameters
         if name in pyfuncitem.funcargs
     }
-    loop: asyncio.AbstractEventLoop = pyfuncitem.funcargs["waterspout_loop"]
+    loop: Any = pyfuncitem.funcargs["waterspout_loop"]
     may_leave = _options(pyfuncitem).may_leave
 
     async def main() -> list[AnyTask]:

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
-from waterspout.iostream._checks import BytesLike, bytes_view
+from waterspout.iostream._buffer import BytesLike
+from waterspout.iostream._checks import bytes_view
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream.testing._link import Link
 from waterspout.iostream.testing._network import SimulatedNetwork

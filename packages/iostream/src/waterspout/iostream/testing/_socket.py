@@ -85,7 +85,7 @@ class SimulatedSocket(_socket.socket):
         if flag:
             raise ValueError("flag must be False: a simulated socket cannot block")
 
-    def setsockopt(self, level: int, option: int, value: Any, *args: Any) -> None:  # type: ignore[override]
+    def setsockopt(self, level: int, option: int, value: Any, *args: Any) -> None:
         """Note an option; a lingering time of zero makes `close` reset the connection."""
         self._check_open()
         self._options[level, option] = value
@@ -123,7 +123,7 @@ class SimulatedSocket(_socket.socket):
         self._check_open()
         self._listening = True
 
-    def accept(self) -> tuple[SimulatedSocket, Any]:  # type: ignore[override]
+    def accept(self) -> tuple[SimulatedSocket, Any]:
         """Take a connection."""
         self._check_open()
         if not self._backlog:
@@ -185,7 +185,7 @@ class SimulatedSocket(_socket.socket):
                 raise BlockingIOError(errno.EAGAIN, "nothing has come")
         return lane.receive(size)
 
-    def recv_into(self, buffer: Any, nbytes: int = 0, *args: Any) -> int:
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into memory what there is, and give how much; nothing at the end."""
         view = memoryview(buffer).cast("B")
         data = self.recv(nbytes or len(view))
