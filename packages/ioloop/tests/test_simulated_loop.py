@@ -666,6 +666,13 @@ async def test_what_builds_on_a_loop_runs_on_it(waterspout_simulated_loop):
     assert results == [3, 1, 2]
 
 
+def test_descriptors_may_be_closed_after_the_loop():
+    loop = SimulatedLoop()
+    descriptor = loop.new_descriptor()
+    loop.close()
+    loop.close_descriptor(descriptor)
+
+
 def test_debug_mode_finds_bad_callbacks():
     loop = SimulatedLoop()
     loop.set_debug(True)

@@ -75,15 +75,16 @@ class MemoryTLSSocket:
 
     def recv_into(self, buffer: memoryview) -> int:
         """See `ssl.SSLSocket.recv_into`; zero is the end that the other side announced."""
-        size: int = self._call(self._tls.read, len(buffer), buffer)
+        size = self._read(buffer)
         self.holds_input = bool(self._incoming.pending or self._tls.pending())
         return size
 
     def send(self, data: memoryview) -> int:
         """See `ssl.SSLSocket.send`; after `SSLWantWriteError`, the same bytes must come again."""
-        if not self._promised:
-            self._promised = self._call(self._tls.write, data[:RECORD])
         self._flush()
+        if not self._promised:
+            self._promised = self._tls.write(data[:RECORD])
+            self._flush()
         sent, self._promised = self._promised, 0
         return sent
 
@@ -103,8 +104,19 @@ class MemoryTLSSocket:
             return False
         return True
 
+    def _read(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                size: int = self._tls.read(len(buffer), buffer)
+            except ssl.SSLWantReadError:
+                self._receive()  # whatever waits to be sent: the other end may be waiting, too
+            else:
+                return size
+            finally:
+                self.flush()
+
     def _call(self, operation: Any, *arguments: Any) -> Any:
-        """Do something, with records received and sent for it as need be."""
+        """Do something that takes turns, with records received and sent for it as need be."""
         while True:
             try:
                 result = operation(*arguments)
@@ -115,8 +127,7 @@ class MemoryTLSSocket:
                 self.flush()  # the alert that says why
                 raise
             else:
-                if operation != self._tls.write:
-                    self.flush()
+                self._flush()
                 return result
 
     def _receive(self) -> None:

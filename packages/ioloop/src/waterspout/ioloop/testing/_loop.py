@@ -201,7 +201,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def close_descriptor(self, descriptor: VirtualDescriptor) -> None:
         """Close a virtual descriptor. Closing twice does nothing."""
-        self._selector.close_descriptor(descriptor)
+        if not self._closed:
+            self._selector.close_descriptor(descriptor)
 
     def open_descriptors(self) -> list[int]:
         """The numbers of the virtual descriptors that are open."""

@@ -11,9 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
-
-from waterspout.ioloop.testing import SimulatedLoop
+from typing import Any, TypeAlias
 
 ROOM = 64 * 1024
 """The default of `Link.room`, in bytes."""
@@ -69,7 +67,8 @@ class Lane:
     """One direction of a connection.
 
     Args:
-        loop: The loop by whose clock bytes travel.
+        clock: Gives the time by which bytes travel.
+        at: Calls something at a time.
         link: How well it carries them.
         dice: What is drawn is drawn from this.
         changed: Called when the receiving or the sending side may see something new.
@@ -78,13 +77,15 @@ class Lane:
 
     def __init__(
         self,
-        loop: SimulatedLoop,
+        clock: Callable[[], float],
+        at: Callable[[float, Callable[..., None], Any], None],
         link: Link,
         dice: random.Random,
         changed: Callable[[], None],
         reset: Callable[[], None],
     ) -> None:
-        self._loop = loop
+        self._clock = clock
+        self._at = at
         self._link = link
         self._dice = dice
         self._changed = changed
@@ -192,14 +193,14 @@ class Lane:
 
     def _travel(self, size: int, arrive: Callable[[], None]) -> None:
         """Have something arrive when it has gone all the way, behind what is ahead of it."""
-        now = self._loop.time()
+        now = self._clock()
         self._free_at = max(now, self._free_at)
         if self._link.bandwidth is not None:
             self._free_at += size / self._link.bandwidth
         when = max(self._free_at + self._draw_latency(), self._last_arrival)
         self._last_arrival = when
         if when > now:
-            self._loop.call_at(when, self._let_in, arrive)
+            self._at(when, self._let_in, arrive)
         else:
             self._let_in(arrive)
 

@@ -66,6 +66,7 @@ class SimulatedNetwork(Network):
         self._link = link
         self._bound: dict[tuple[str, int], SimulatedSocket] = {}
         self._scheduler: Any = None
+        self._timers: set[asyncio.TimerHandle] = set()
 
     def __enter__(self) -> Self:
         self._scheduler = current_scheduler()
@@ -81,6 +82,9 @@ class SimulatedNetwork(Network):
         exc_tb: TracebackType | None,
     ) -> None:
         del self._scheduler._waterspout_network
+        for timer in self._timers:
+            timer.cancel()  # nobody is there for what is under way
+        self._timers.clear()
 
     def socketpair(self, link: Link | None = None) -> tuple[SimulatedSocket, SimulatedSocket]:
         """Make two sockets that are connected to each other.
@@ -143,6 +147,16 @@ class SimulatedNetwork(Network):
 
     # What its sockets ask for
 
+    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+        """Do something at a time, while the network lasts."""
+
+        def run() -> None:
+            self._timers.discard(timer)
+            call(*args)
+
+        timer = self.loop.call_at(when, run)
+        self._timers.add(timer)
+
     def any_name(self, family: int) -> Any:
         """The address of a socket that has none."""
         return _address("::" if family == _socket.AF_INET6 else "0.0.0.0", 0)[1]  # noqa: S104
@@ -170,15 +184,16 @@ class SimulatedNetwork(Network):
         link = self.links.get(address[0], self._link)
         latency = link.latency
         one_way = self.dice.uniform(*latency) if isinstance(latency, tuple) else latency
-        self.loop.call_later(one_way, self._arrive, socket, address, link, one_way)
+        self.at(self.loop.time() + one_way, self._arrive, socket, address, link, one_way)
 
     def _arrive(self, socket: SimulatedSocket, address: Any, link: Link, back: float) -> None:
         """A socket that wants to be connected has reached the other end."""
+        then = self.loop.time() + back
         listener = self._listener(address)
         if socket.fileno() < 0:
             return
         if listener is None:
-            self.loop.call_later(back, socket.be_refused, errno.ECONNREFUSED)
+            self.at(then, socket.be_refused, errno.ECONNREFUSED)
             return
         accepted = self.new_socket(listener.family)
         accepted._name, accepted._peer_name = address, socket.getsockname()
@@ -186,7 +201,7 @@ class SimulatedNetwork(Network):
         self.connections.append((socket, accepted))
         listener.queue(accepted)
         accepted.update()
-        self.loop.call_later(back, socket.be_connected)
+        self.at(then, socket.be_connected)
 
     def _listener(self, address: Any) -> SimulatedSocket | None:
         host, port = address[:2]

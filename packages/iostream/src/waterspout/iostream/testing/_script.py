@@ -117,6 +117,7 @@ class ScriptedPeer:
         if self._host is None:
             left, right = self._network.socketpair(self._link)
             self._stream = IOStream(left)
+            self._sockets.append(right)
             self._player = asyncio.create_task(self._play(right))
             return self._stream
         scheduler = current_scheduler()
@@ -158,11 +159,11 @@ class ScriptedPeer:
             except BlockingIOError:
                 await _ready(listener, READ)
             else:
+                self._sockets.append(socket)
                 await self._play(socket)
                 return
 
     async def _play(self, socket: SimulatedSocket) -> None:
-        self._sockets.append(socket)
         try:
             for step in self._steps:
                 self._at += 1

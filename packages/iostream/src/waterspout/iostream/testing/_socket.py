@@ -150,7 +150,12 @@ class SimulatedSocket(_socket.socket):
         for one, two in ((self, other), (other, self)):
             one.peer = two
             one.outgoing = two.incoming = Lane(
-                network.loop, link, network.dice, network.updater(self, other), self.lose
+                network.loop.time,
+                network.at,
+                link,
+                network.dice,
+                network.updater(self, other),
+                self.lose,
             )
         self._peer_name = other._name
 
@@ -212,6 +217,16 @@ class SimulatedSocket(_socket.socket):
             self._shut = True
             lane.end()
             self.update()
+
+    def stall(self) -> None:
+        """Let nothing arrive at this end until `resume`."""
+        if self.incoming is not None:
+            self.incoming.stall()
+
+    def resume(self) -> None:
+        """Let what was kept back by `stall` arrive, and what comes."""
+        if self.incoming is not None:
+            self.incoming.resume()
 
     def reset(self) -> None:
         """Break the connection: both ends are told, as soon as they look."""
