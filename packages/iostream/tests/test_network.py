@@ -129,6 +129,7 @@ LINKS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     link=LINKS,
@@ -559,6 +560,7 @@ async def test_tls_runs_over_it(link, version, server_context, client_context):
     client_context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
 
 
+@pytest.mark.slow
 async def test_many_small_records_that_arrive_together(server_context, client_context):
     """More than one call of the engine takes: nothing else would tell of the rest."""
     with SimulatedNetwork(Link(latency=1, room=1 << 20)):
@@ -589,6 +591,7 @@ async def test_many_small_records_that_arrive_together(server_context, client_co
             await asyncio.sleep(10)
 
 
+@pytest.mark.slow
 async def test_what_tls_holds_waits_for_who_asks(server_context, client_context):
     with SimulatedNetwork(Link(room=1 << 22)) as network:
         network.hosts["localhost"] = ["127.0.0.1"]
@@ -694,3 +697,4 @@ async def test_the_last_words_are_bounded_in_time(server_context, client_context
             assert client_end.fileno() != -1
             await asyncio.sleep(10)
             assert client_end.fileno() == -1
+            await asyncio.sleep(20)

@@ -87,6 +87,7 @@ async def _deviate(simulated, script, words=b"", end=True, link=None):
   expected b'lo'
   received b''""",
         ),
+        (lambda peer: peer.expect(b"hello world"), b"help", "expected b'lo world'"),
         (
             lambda peer: peer.expect(b"hello"),
             b"hello world",

@@ -235,11 +235,7 @@ async def _ready(socket: SimulatedSocket, events: int) -> None:
     assert isinstance(reactor, Reactor)
     future: asyncio.Future[None] = reactor.create_future()
 
-    def handler(source: Any, what: int) -> None:
-        if not future.done():
-            future.set_result(None)
-
-    reactor.add_handler(socket, handler, events)
+    reactor.add_handler(socket, lambda _, what: future.done() or future.set_result(None), events)
     try:
         await future
     finally:

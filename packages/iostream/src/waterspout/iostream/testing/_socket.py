@@ -235,17 +235,17 @@ class SimulatedSocket(_socket.socket):
 
     def lose(self) -> None:
         """The connection is gone, for both ends."""
-        for end in (self, self.peer):
-            if end is not None:
-                end.be_reset()
+        assert self.peer is not None
+        self.be_reset()
+        self.peer.be_reset()
 
     def be_reset(self) -> None:
         """Know of a reset."""
         if not self._broken:
+            assert self.outgoing is not None
             self._broken = True
             self._error = errno.ECONNRESET
-            if self.outgoing is not None:
-                self.outgoing.drop()
+            self.outgoing.drop()
             self.update()
 
     def close(self) -> None:
