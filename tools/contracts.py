@@ -1,13 +1,14 @@
 """The import contracts, as a configuration of import-linter made from the table of packages.
 
 The contracts: a package imports none of its siblings but those it declares, and of these only the
-one door, `waterspout.ioloop.scheduling` (with its inside); and that door imports nothing of the
-house behind it.
+one door, `waterspout.ioloop.scheduling` (with its inside); its `testing`, if it has one, also
+`waterspout.ioloop.testing`; and that door imports nothing of the house behind it.
 """
 
 from workspace import packages
 
 DOOR = "waterspout.ioloop.scheduling"
+KIT = "waterspout.ioloop.testing"
 
 
 def configuration() -> str:
@@ -32,6 +33,8 @@ def configuration() -> str:
             [package.module, f"{package.module}.**"],
             forbidden + (behind if "ioloop" in package.siblings else []),
         )
+        if (package.path / "src/waterspout" / package.name / "testing").exists():
+            lines += ["ignore_imports =", f"    {package.module}.testing.** -> {KIT}"]
     lines += _contract(
         f"{DOOR} imports nothing behind it", [DOOR, f"{DOOR}.**"], _behind_the_door()
     )
