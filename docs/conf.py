@@ -45,6 +45,13 @@ The scheduling interface
 .. automodule:: waterspout.ioloop.scheduling
 """
 
+TESTING_PAGE = """
+Testing
+-------
+
+.. automodule:: {module}.testing
+"""
+
 
 def write_api_pages() -> None:
     """Write a page for each package of the table; they are not kept in the repository."""
@@ -62,6 +69,8 @@ def write_api_pages() -> None:
         )
         if package.name == "ioloop":
             text += DOOR_PAGE
+        if (package.path / "src/waterspout" / package.name / "testing").exists():
+            text += TESTING_PAGE.format(module=package.module)
         (folder / f"{package.name}.rst").write_text(text)
 
 

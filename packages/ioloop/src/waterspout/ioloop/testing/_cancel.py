@@ -50,7 +50,7 @@ class CancelledRunError(AssertionError):
     def __init__(self, error: BaseException, task: str, point: str) -> None:
         self.task = task
         self.point = point
-        super().__init__(f"{type(error).__name__}: {error}\nwhen {task} {point}")
+        super().__init__(f"when {task} {point}\n{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,14 @@ async def until(scheduler: Scheduler, condition: Callable[[], bool]) -> None:
 class SchedulerConformance:
     """Tests that a third party's `Scheduler` must pass::
 
-    class TestMine(SchedulerConformance):
-        def new_loop(self):
-            return MyLoop()
+        class TestMine(SchedulerConformance):
+            def new_loop(self):
+                return MyLoop()
 
-        def new_scheduler(self, loop):
-            return MyScheduler(loop)
+            def new_scheduler(self, loop):
+                return MyScheduler(loop)
+
+    Whatever test runner collects the class runs the tests on what these make.
     """
 
     def new_loop(self) -> asyncio.AbstractEventLoop:

@@ -20,6 +20,7 @@ from typing import Any
 
 AnyTask = asyncio.Task[Any]
 
+_HERE = Path(__file__).parent
 _SHIFT = 32
 _MASK = (1 << _SHIFT) - 1
 
@@ -120,11 +121,14 @@ class Place:
         return linecache.getline(self.file, self.line).strip()
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line} {self.source}".rstrip()
+        return f"{Path(self.file).name}:{self.line} {self.source or f'in {self.function}'}"
 
 
 def places_of(task: AnyTask) -> list[Place]:
-    """Give where a suspended task is: the outermost coroutine first. Empty for one that is done."""
+    """Give where a suspended task is, the outermost coroutine first, but for the kit's own.
+
+    Empty for one that is done.
+    """
     found: list[Place] = []
     waiting: Any = task.get_coro()
     while waiting is not None:
@@ -135,7 +139,7 @@ def places_of(task: AnyTask) -> list[Place]:
                 break
         else:
             break
-        if frame is not None:
+        if frame is not None and Path(frame.f_code.co_filename).parent != _HERE:
             name = frame.f_code.co_qualname
             found.append(Place(frame.f_code.co_filename, frame.f_lineno, name))
         waiting = getattr(waiting, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await")
