@@ -116,7 +116,8 @@ def min_deps(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """What crosses packages, with all their wheels: the examples, and the rules of the house."""
     session.install(*_wheels(session), str(SPIDER), *_group("integration"), *_group("contracts"))
-    _pytest(session, str(ROOT / "tests"), str(SPIDER / "tests"))
+    # pytest-asyncio is here for one test, which has a pytest of its own.
+    _pytest(session, "-p", "no:asyncio", str(ROOT / "tests"), str(SPIDER / "tests"))
 
 
 @nox.session

@@ -56,12 +56,14 @@ READMES = [ROOT / "README.md", *(package.path / "README.md" for package in TABLE
 
 @pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
-def test_the_examples_of_a_readme_run(readme):
+def test_the_examples_of_a_readme_run(readme, tmp_path):
     examples = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
     assert examples
     for example in examples:
+        script = tmp_path / "example.py"
+        script.write_text(example)
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", example], capture_output=True, text=True
+            [sys.executable, "-W", "error", str(script)], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""

@@ -1,6 +1,5 @@
 """The pytest plugin, from outside: runs of pytest that must pass or fail."""
 
-import importlib.util
 import socket
 import sys
 import threading
@@ -388,39 +387,3 @@ def test_real_things_need_the_marker_to_say_so(run):
         """
     )
     result.assert_outcomes(passed=1, failed=1)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("anyio") is None, reason="needs anyio")
-def test_the_tests_of_others_are_left_alone(pytester):
-    """Beside anyio's plugin, and pytest-asyncio's where it is installed."""
-    asyncio_too = importlib.util.find_spec("pytest_asyncio") is not None
-    pytester.makeini(
-        "[pytest]\naddopts = -p no:cacheprovider\n"
-        + ("asyncio_default_fixture_loop_scope = function\n" if asyncio_too else "")
-    )
-    pytester.makepyfile(
-        f"""
-        import asyncio, pytest
-        from waterspout.ioloop.testing import SimulatedLoop
-
-        @pytest.fixture
-        def anyio_backend():
-            return "asyncio"
-
-        @pytest.mark.anyio
-        async def test_anyio():
-            assert not isinstance(asyncio.get_running_loop(), SimulatedLoop)
-            asyncio.create_task(asyncio.sleep(10))
-
-        @pytest.mark.waterspout
-        async def test_ours():
-            assert isinstance(asyncio.get_running_loop(), SimulatedLoop)
-
-        if {asyncio_too}:
-            @pytest.mark.asyncio
-            async def test_asyncio():
-                assert not isinstance(asyncio.get_running_loop(), SimulatedLoop)
-                asyncio.create_task(asyncio.sleep(10))
-        """
-    )
-    pytester.runpytest_subprocess().assert_outcomes(passed=2 + asyncio_too)

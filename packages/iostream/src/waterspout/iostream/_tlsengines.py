@@ -107,11 +107,11 @@ class MemoryTLSSocket:
     def _read(self, buffer: memoryview) -> int:
         while True:
             try:
-                size: int = self._tls.read(len(buffer), buffer)
+                size: Any = self._tls.read(len(buffer), buffer)
             except ssl.SSLWantReadError:
                 self._receive()  # whatever waits to be sent: the other end may be waiting, too
             else:
-                return size
+                return int(size)
             finally:
                 self.flush()
 

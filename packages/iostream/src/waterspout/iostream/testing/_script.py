@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -229,13 +230,18 @@ class ScriptedPeer:
         return ScriptError(f"in step {self._at} of {len(self._steps)}, {text}: {what}")
 
 
+def _settle(future: "asyncio.Future[None]") -> None:
+    with contextlib.suppress(asyncio.InvalidStateError):  # its task was cancelled
+        future.set_result(None)
+
+
 async def _ready(socket: SimulatedSocket, events: int) -> None:
     """Wait until something can be done with a socket."""
     reactor = current_scheduler()
     assert isinstance(reactor, Reactor)
     future: asyncio.Future[None] = reactor.create_future()
 
-    reactor.add_handler(socket, lambda _, what: future.done() or future.set_result(None), events)
+    reactor.add_handler(socket, lambda _, what: _settle(future), events)
     try:
         await future
     finally:
