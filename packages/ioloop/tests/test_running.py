@@ -117,6 +117,7 @@ SCRIPT = """
 import asyncio, signal, sys, time
 from waterspout.ioloop import IOLoop
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 if sys.argv[1] == "uvloop":
     IOLoop.configure("uvloop")
 loop = IOLoop()
