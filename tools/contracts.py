@@ -33,7 +33,8 @@ def configuration() -> str:
             [package.module, f"{package.module}.**"],
             forbidden + (behind if "ioloop" in package.siblings else []),
         )
-        if (package.path / "src/waterspout" / package.name / "testing").exists():
+        kit = package.path / "src/waterspout" / package.name / "testing"
+        if "ioloop" in package.siblings and kit.exists():
             lines += ["ignore_imports =", f"    {package.module}.testing.** -> {KIT}"]
     lines += _contract(
         f"{DOOR} imports nothing behind it", [DOOR, f"{DOOR}.**"], _behind_the_door()
