@@ -17,7 +17,7 @@ import socket as _socket
 import ssl
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, TimeoutHandle
-from waterspout.iostream._tlsengines import TLSSocket, unwrapped
+from waterspout.iostream._tlsengines import PlainSocket, TLSSocket, unwrapped
 
 LINGER_SECONDS = 5.0
 """How long the other end has to take the last words."""
@@ -34,7 +34,7 @@ class Linger:
     def __init__(self, reactor: Reactor, socket: TLSSocket) -> None:
         self._reactor = reactor
         self._socket: TLSSocket | None = socket  # until the alert is sent
-        self._plain: _socket.socket | None = None  # after that
+        self._plain: PlainSocket | None = None  # after that
         self._watched = 0
         self._timer: TimeoutHandle = None
         try:
@@ -73,7 +73,7 @@ class Linger:
         self._plain = plain = unwrapped(socket)
         self._discard(plain)
 
-    def _discard(self, plain: _socket.socket) -> None:
+    def _discard(self, plain: PlainSocket) -> None:
         try:
             for _ in range(16):
                 if not plain.recv(65536):
