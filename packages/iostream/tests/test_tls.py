@@ -568,3 +568,27 @@ async def test_the_handshake_has_succeeded_also_when_the_stream_is_closed(serve,
         async with await connect_tcp(LOCAL, server.port, ssl=client_context) as stream:
             pass
         assert await stream.wait_for_handshake() is stream
+
+
+async def test_last_words_that_nobody_takes_end_with_the_loop(server_context, client_context):
+    """Whatever state they are in: nothing is left open, and nobody complains."""
+    import gc
+
+    def run(first):
+        async def main():
+            left, right = socket.socketpair()
+            client = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
+            server = SSLIOStream(right, ssl_options=server_context, server_side=True)
+            await asyncio.gather(client.wait_for_handshake(), server.wait_for_handshake())
+            if first:
+                client.write(b"x" * 10_000_000)  # there is no room for the alert
+            client.close()
+            server.close()
+            return client
+
+        with asyncio.Runner() as runner:
+            runner.run(main())
+
+    for first in (False, True):
+        await asyncio.to_thread(run, first)
+        gc.collect()

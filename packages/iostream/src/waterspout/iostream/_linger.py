@@ -15,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import socket as _socket
 import ssl
+import weakref
+from typing import Any
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, TimeoutHandle
-from waterspout.iostream._tlsengines import PlainSocket, TLSSocket, unwrapped
+from waterspout.iostream._tlsengines import TLSSocket, unwrapped
 
 LINGER_SECONDS = 5.0
 """How long the other end has to take the last words."""
@@ -34,7 +36,8 @@ class Linger:
     def __init__(self, reactor: Reactor, socket: TLSSocket) -> None:
         self._reactor = reactor
         self._socket: TLSSocket | None = socket  # until the alert is sent
-        self._plain: PlainSocket | None = None  # after that
+        self._plain: _socket.socket | None = None  # after that
+        self._last_resort = self._closed_with_the_loop(socket)
         self._watched = 0
         self._timer: TimeoutHandle = None
         try:
@@ -45,9 +48,14 @@ class Linger:
             self.close()
             raise
 
-    def __del__(self) -> None:
-        if self._plain is not None:
-            self._plain.close()  # the loop has ended, and with it the reason to wait
+    def _closed_with_the_loop(self, socket: TLSSocket | _socket.socket) -> Any:
+        """Have a socket closed when the loop has ended, and with it the reason to wait.
+
+        Then this object is garbage, in a cycle with its loop, and a socket in there would complain.
+        """
+        last_resort = weakref.finalize(self, socket.close)
+        last_resort.atexit = False
+        return last_resort
 
     def _send_alert(self, socket: TLSSocket) -> None:
         try:
@@ -70,10 +78,12 @@ class Linger:
             self.close()
             return
         self._socket = None
+        self._last_resort.detach()
         self._plain = plain = unwrapped(socket)
+        self._last_resort = self._closed_with_the_loop(plain)
         self._discard(plain)
 
-    def _discard(self, plain: PlainSocket) -> None:
+    def _discard(self, plain: _socket.socket) -> None:
         try:
             for _ in range(16):
                 if not plain.recv(65536):
@@ -111,6 +121,7 @@ class Linger:
                 self._reactor.remove_handler(self)
         if self._timer is not None:
             self._reactor.remove_timeout(self._timer)
+        self._last_resort.detach()
         for socket in (self._socket, self._plain):
             if socket is not None:
                 socket.close()

@@ -7,7 +7,6 @@ given bytes that were received before it came.
 
 from __future__ import annotations
 
-import os
 import socket as _socket
 import ssl
 from typing import Any, TypeAlias
@@ -176,39 +175,12 @@ def wrap(
     return MemoryTLSSocket(socket, context, server_side, server_hostname)
 
 
-class Descriptor:
-    """A kernel's descriptor, and as much of a socket as is left of it.
-
-    Unlike a socket, it has nothing to say when it is dropped in a cycle of garbage.
-    """
-
-    __slots__ = ("_fd",)
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
-
-    def recv(self, size: int) -> bytes:
-        """Receive without blocking."""
-        return os.read(self._fd, size)
-
-    def close(self) -> None:
-        """Close it."""
-        os.close(self._fd)
-
-
-PlainSocket: TypeAlias = _socket.socket | Descriptor
-
-
-def unwrapped(socket: TLSSocket) -> PlainSocket:
-    """Give what is beneath; the socket itself is not to be used any more."""
+def unwrapped(socket: TLSSocket) -> _socket.socket:
+    """Give the plain socket beneath; the other is not to be used any more."""
     if isinstance(socket, MemoryTLSSocket):
         plain: _socket.socket = socket.raw
         return plain
-    return Descriptor(socket.detach())
+    return _socket.socket(fileno=socket.detach())
 
 
 def _is_kernels(socket: _socket.socket) -> bool:
