@@ -343,7 +343,7 @@ def test_bad_arguments_are_refused():
     async def scenario():
         pass
 
-    with pytest.raises(TypeError, match="scenario must be a coroutine function, not 5"):
+    with pytest.raises(TypeError, match="scenario must be callable, not 5"):
         explore(5)
     with pytest.raises(ValueError, match="max_schedules must be positive, not 0"):
         explore(scenario, max_schedules=0)
@@ -400,7 +400,7 @@ def test_memory_does_not_grow_with_the_schedules():
         return highest
 
     peak(100)
-    assert peak(2000) < peak(200) + 50_000
+    assert peak(4000) < peak(1500) + 50_000  # the choices of the first thousand are kept
 
 
 def test_a_deadlock_of_two_locks_is_found():

@@ -12,8 +12,19 @@ Rules that all of them keep:
     thread-safe: use one from one thread at a time.
 """
 
-from waterspout.locks._event import Event
-from waterspout.locks._lock import Lock
-from waterspout.locks._semaphore import BoundedSemaphore, Semaphore
+from waterspout.locks._condition import Condition, ConditionStatistics
+from waterspout.locks._event import Event, EventStatistics
+from waterspout.locks._lock import Lock, LockStatistics
+from waterspout.locks._semaphore import BoundedSemaphore, Semaphore, SemaphoreStatistics
 
-__all__ = ["BoundedSemaphore", "Event", "Lock", "Semaphore"]
+__all__ = [
+    "BoundedSemaphore",
+    "Condition",
+    "ConditionStatistics",
+    "Event",
+    "EventStatistics",
+    "Lock",
+    "LockStatistics",
+    "Semaphore",
+    "SemaphoreStatistics",
+]

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
+
+
+@dataclass(frozen=True)
+class EventStatistics:
+    """An event at one moment.
+
+    Attributes:
+        is_set: Whether the flag is set.
+        waiters: How many tasks wait for it.
+    """
+
+    is_set: bool
+    waiters: int
 
 
 class Event:
@@ -17,6 +32,10 @@ class Event:
     def __repr__(self) -> str:
         state = "set" if self._set else "unset"
         return f"<{type(self).__name__} {state} waiters={len(self._waiters)}>"
+
+    def statistics(self) -> EventStatistics:
+        """Give the state of the flag, and how many wait for it."""
+        return EventStatistics(self._set, len(self._waiters))
 
     def is_set(self) -> bool:
         """Whether the flag is set."""

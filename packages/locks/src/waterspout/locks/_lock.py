@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Self
+
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 from waterspout.locks._held import Held
+
+
+@dataclass(frozen=True)
+class LockStatistics:
+    """A lock at one moment.
+
+    Attributes:
+        locked: Whether it is held.
+        holder: The name of the task that holds it, where known: if it waited for the lock, or
+            the lock is that of a `Condition`.
+        waiters: How many tasks wait for it.
+    """
+
+    locked: bool
+    holder: str | None
+    waiters: int
 
 
 class Lock(Held):
@@ -15,19 +35,30 @@ class Lock(Held):
     It has no owner: any task may release it.
     """
 
-    __slots__ = ("_locked", "_waiters")
+    __slots__ = ("_handed", "_holder", "_locked", "_notes_holder", "_waiters")
 
     def __init__(self) -> None:
         self._locked = False
+        self._handed = False  # to a task that has not resumed
         self._waiters: WaitQueue[None] = WaitQueue(self._pass_on)
+        # To ask which task is running takes longer than to take the lock.
+        self._notes_holder = False
+        self._holder: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
         state = "locked" if self._locked else "unlocked"
+        if self._holder is not None:
+            state += f" holder={self._holder.get_name()!r}"
         return f"<{type(self).__name__} {state} waiters={len(self._waiters)}>"
 
     def locked(self) -> bool:
         """Whether somebody holds it, or was handed it and has not resumed yet."""
         return self._locked
+
+    def statistics(self) -> LockStatistics:
+        """Give the state of the lock, who holds it, and how many wait."""
+        holder = None if self._holder is None else self._holder.get_name()
+        return LockStatistics(self._locked, holder, len(self._waiters))
 
     async def acquire(self, timeout: Timeout = None) -> bool:
         """Take the lock, once everybody who came before has had it.
@@ -47,15 +78,36 @@ class Lock(Held):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if timeout is not None:
+            timeout_seconds(timeout)
         if self._locked:
             self._waiters.recover()
         if not self._locked:
-            if timeout is not None:
-                timeout_seconds(timeout)
             self._locked = True
+            if not self._notes_holder:
+                return True
         else:
             await self._waiters.wait(timeout)
+        self._take_over()
         return True
+
+    async def __aenter__(self) -> Self:
+        if not self._locked and not self._notes_holder:
+            self._locked = True
+            return self
+        waiters = self._waiters
+        if self._locked and not waiters.served:
+            waiter = waiters.join()
+            try:
+                await waiter
+            except BaseException:
+                waiters.abandon(waiter)
+                raise
+            del waiters.served[waiter]
+            self._take_over()
+        else:
+            await self.acquire()
+        return self
 
     def release(self) -> None:
         """Hand the lock to the task that waited longest, or unlock it.
@@ -65,8 +117,50 @@ class Lock(Held):
         """
         if not self._locked:
             raise RuntimeError("release() of a lock that is not locked")
-        self._pass_on()
+        if self._waiters.waiting:
+            self._pass_on()
+        else:
+            self._locked = False
+            self._holder = None
 
     def _pass_on(self, permit: None = None) -> None:
-        if not self._waiters.wake(None):
-            self._locked = False
+        self._handed = self._locked = self._waiters.wake(None)
+        self._holder = None
+
+    # For a condition
+
+    def _note_holder(self) -> None:
+        """From now on, know which task holds it."""
+        self._notes_holder = True
+
+    def _is_anothers(self) -> bool:
+        """Whether it is held, and not by the running task.
+
+        Who took it before its holders were noted is not known, and is given the benefit.
+        """
+        if self._holder is None:
+            return self._handed
+        return self._holder is not asyncio.current_task()
+
+    async def _acquire_through(self, error: BaseException | None = None) -> None:
+        """Take it, however often the task is cancelled; that is raised when it is held.
+
+        Args:
+            error: Why it is taken. A coroutine that is closed cannot wait.
+        """
+        if not self._locked:
+            self._locked = True
+            self._take_over()
+            return
+        if isinstance(error, GeneratorExit):
+            return
+        try:
+            await self._waiters.wait_through()
+        except asyncio.CancelledError:
+            self._take_over()
+            raise
+        self._take_over()
+
+    def _take_over(self) -> None:
+        self._handed = False
+        self._holder = asyncio.current_task()

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 from waterspout.locks._held import Held
+
+
+@dataclass(frozen=True)
+class SemaphoreStatistics:
+    """A semaphore at one moment.
+
+    Attributes:
+        value: How many permits are free.
+        waiters: How many tasks wait for one.
+    """
+
+    value: int
+    waiters: int
 
 
 class Semaphore(Held):
@@ -34,6 +50,10 @@ class Semaphore(Held):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} value={self._value} waiters={len(self._waiters)}>"
 
+    def statistics(self) -> SemaphoreStatistics:
+        """Give how many permits are free, and how many tasks wait for one."""
+        return SemaphoreStatistics(self._value, len(self._waiters))
+
     def locked(self) -> bool:
         """Whether `acquire` would have to wait."""
         return self._value == 0
@@ -56,15 +76,22 @@ class Semaphore(Held):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if timeout is not None:
+            timeout_seconds(timeout)
         if not self._value:
             self._waiters.recover()
         if self._value:
-            if timeout is not None:
-                timeout_seconds(timeout)
             self._value -= 1
         else:
             await self._waiters.wait(timeout)
         return True
+
+    async def __aenter__(self) -> Self:
+        if self._value:
+            self._value -= 1
+        else:
+            await self.acquire()
+        return self
 
     def release(self) -> None:
         """Hand a permit to the task that waited longest, or put it back.
@@ -75,7 +102,7 @@ class Semaphore(Held):
         self._pass_on()
 
     def _pass_on(self, permit: None = None) -> None:
-        if not self._waiters.wake(None):
+        if not (self._waiters.waiting and self._waiters.wake(None)):
             self._value += 1
 
 

@@ -65,6 +65,9 @@ class Queue(Generic[T]):
         self._unfinished = 0
         self._closed_for_put = False
         self._closed_for_get = False
+        # Whether anybody waits is asked at every put and get.
+        self._getter_line = self._getters.waiting
+        self._putter_line = self._putters.waiting
         self._init(maxsize)
 
     def __repr__(self) -> str:
@@ -133,14 +136,35 @@ class Queue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if (
+            not self._getter_line
+            and not self._closed_for_put
+            and (not self._maxsize or len(self._queue) + self._reserved_places < self._maxsize)
+        ):
+            if timeout is not None:
+                timeout_seconds(timeout)
+            self._put(item)
+            self._unfinished += 1
+            return
         if timeout is not None:
             timeout_seconds(timeout)
-        if self.full():
-            self._putters.recover()
+        putters = self._putters
+        if putters.served:
+            putters.recover()
         if self._closed_for_put or not self.full():
             self.put_nowait(item)
             return
-        if not await self._putters.wait(timeout):
+        if timeout is None:
+            waiter = putters.join()
+            try:
+                has_place = await waiter
+            except BaseException:
+                putters.abandon(waiter)
+                raise
+            del putters.served[waiter]
+        else:
+            has_place = await putters.wait(timeout)
+        if not has_place:
             raise QueueShutDown
         if self._closed_for_put:
             self._reserved_places -= 1
@@ -165,15 +189,20 @@ class Queue(Generic[T]):
         """
         if self._closed_for_put:
             raise QueueShutDown
-        if self.full():
+        if self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize:
             raise QueueFull
-        self._add(item)
+        if self._getter_line:
+            self._add(item)
+        else:
+            self._put(item)
+            self._unfinished += 1
 
     def _add(self, item: T) -> None:
-        self._getters.check_loop()
+        getters = self._getters
+        here = getters.check_loop()
         self._put(item)
         self._unfinished += 1
-        if self._getters.wake(True):
+        if getters.waiting and getters.hand_over(True, here):
             self._reserved_items += 1
 
     # Getting
@@ -198,13 +227,32 @@ class Queue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
+        if (
+            not self._putter_line
+            and not self._closed_for_put
+            and len(self._queue) > self._reserved_items
+        ):
+            if timeout is not None:
+                timeout_seconds(timeout)
+            return self._get()
         if timeout is not None:
             timeout_seconds(timeout)
-        if self.empty():
-            self._getters.recover()
+        getters = self._getters
+        if getters.served:
+            getters.recover()
         if not self.empty() or self._is_over():
             return self.get_nowait()
-        if not await self._getters.wait(timeout):
+        if timeout is None:
+            waiter = getters.join()
+            try:
+                has_item = await waiter
+            except BaseException:
+                getters.abandon(waiter)
+                raise
+            del getters.served[waiter]
+        else:
+            has_item = await getters.wait(timeout)
+        if not has_item:
             raise QueueShutDown
         if self._closed_for_get:
             raise QueueShutDown
@@ -228,20 +276,23 @@ class Queue(Generic[T]):
                 own the last items it is `QueueEmpty`: one may come back.)
             RuntimeError: If tasks of another open loop wait for places.
         """
-        if self.empty():
+        if len(self._queue) <= self._reserved_items:
             raise QueueShutDown if self._is_over() else QueueEmpty
-        return self._take()
+        if self._putter_line or self._closed_for_put:
+            return self._take()
+        return self._get()
 
     def _is_over(self) -> bool:
         """Whether there will be no item any more."""
         return self._closed_for_put and not len(self._queue)
 
     def _take(self) -> T:
-        self._putters.check_loop()
+        putters = self._putters
+        here = putters.check_loop()
         item = self._get()
-        if self._putters.wake(True):
+        if putters.waiting and putters.hand_over(True, here):
             self._reserved_places += 1
-        if self._is_over():
+        if self._closed_for_put and self._is_over():
             self._getters.wake_all(False)
         return item
 

@@ -8,7 +8,9 @@ Rules:
     closed) has nothing: either it was never served, or what it was served went back to the
     owner by `reclaim`, who hands it to the next in line.
 3.  Joining, leaving, being cancelled, timing out and being served each take constant time.
-4.  The room belongs to a loop only while somebody waits in it.
+4.  The room belongs to a loop only while tasks wait in it.
+5.  Threads may wait in the same line, where the owner has a guard: a lock that its owner holds
+    around everything it does, and that is let go while somebody waits.
 
 Why no hand-off is lost. A waiter is a future in an ordered dictionary. It leaves the dictionary
 once, by one of three hands: `wake` (and then the future has a value), the timer (and then the
@@ -22,7 +24,9 @@ finds its future in one of these states:
     is reclaimed, now, before any other task can run;
 -   expired: it has nothing.
 
-There is no fifth state, because all of these steps run in one thread and none of them awaits.
+There is no fifth state, because all of these steps run in one thread, or under the guard, and none
+of them awaits. A hand-off counts from the moment at which it is noted among the served; where it
+comes from another thread, the loop is told a little later, and may find that the task has gone.
 
 A loop may close after a hand-off and before its task resumes; that task never does. So the served
 are remembered until they have resumed, and `recover` reclaims from those whose loop is closed.
@@ -33,15 +37,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from waterspout.ioloop.scheduling._registry import current_scheduler
 from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
 
 T = TypeVar("T")
+
+_get_running_loop = asyncio._get_running_loop
+
+Guard: TypeAlias = "threading.RLock"
 
 
 class _Mark(Enum):
@@ -51,29 +60,62 @@ class _Mark(Enum):
 _EXPIRED: Final = _Mark.EXPIRED
 
 
+class _ThreadWaiter:
+    """A thread in the line."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def done(self) -> bool:
+        """A thread that gives up takes itself out of the line, under the guard."""
+        return False
+
+    def wait(self, seconds: float | None) -> None:
+        self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        self._gate.release()
+
+
+_Waiter: TypeAlias = "asyncio.Future[Any] | _ThreadWaiter"
+
+
 class WaitQueue(Generic[T]):
     """Tasks parked in the order in which they came, each waiting to be handed a value.
 
     Args:
-        reclaim: Called with the value of each hand-off whose task will not use it, because it
+        reclaim: Called with the value of each hand-off that will not be used, because the task
             was cancelled (or its coroutine closed) after it was served. It runs inside that
             task, must not raise, and usually serves the next waiter. Without it such a value is
             dropped.
+        guard: A reentrant lock, if threads are to wait here or to wake. Its owner holds it
+            whenever it calls a method, and is served with it held.
+
+    Attributes:
+        waiting: Those who wait and were not served, the first in line first. Not to be changed;
+            whether it is empty is a question that costs little.
+        served: Those who were handed a value and have not resumed, with the value.
     """
 
-    __slots__ = ("_reclaim", "_served", "_waiters")
+    __slots__ = ("_guard", "_reclaim", "served", "waiting")
 
-    def __init__(self, reclaim: Callable[[T], object] | None = None) -> None:
+    def __init__(
+        self, reclaim: Callable[[T], object] | None = None, guard: Guard | None = None
+    ) -> None:
         self._reclaim = reclaim
-        self._waiters: OrderedDict[asyncio.Future[T | Literal[_Mark.EXPIRED]], None] = OrderedDict()
-        self._served: set[asyncio.Future[T | Literal[_Mark.EXPIRED]]] = set()
+        self._guard = guard
+        self.waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self.served: dict[_Waiter, T] = {}
 
     def __len__(self) -> int:
         """How many wait that were not served."""
-        return len(self._waiters)
+        return len(self.waiting)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} waiters={len(self._waiters)}>"
+        return f"<{type(self).__name__} waiters={len(self.waiting)}>"
 
     async def wait(self, timeout: Timeout = None) -> T:
         """Wait at the end of the line to be handed a value.
@@ -93,30 +135,137 @@ class WaitQueue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
-        seconds = timeout_seconds(timeout)
-        if seconds is not None and seconds <= 0:
+        if timeout is not None:
+            return await self._wait_in_time(timeout_seconds(timeout))
+        waiter = self.join()
+        try:
+            value: T = await waiter if self._guard is None else await self._unguarded(waiter)
+        except BaseException:
+            self.abandon(waiter)
+            raise
+        del self.served[waiter]
+        return value
+
+    async def _wait_in_time(self, seconds: float | None) -> T:
+        if seconds is None:
+            return await self.wait()
+        if seconds <= 0:
             raise TimeoutError
         scheduler = current_scheduler()
-        waiter = scheduler.create_future()
-        waiters = self._waiters
-        if waiters:
-            self.check_loop()
-        waiters[waiter] = None
-        timer = None
+        waiter = self.join()
+        timer: object = None
         try:
-            if seconds is not None:
-                timer = scheduler.call_later(seconds, self._expire, waiter)
-            value: T | Literal[_Mark.EXPIRED] = await waiter
+            timer = scheduler.call_later(seconds, self._expire, waiter)
+            value: T | _Mark
+            value = await waiter if self._guard is None else await self._unguarded(waiter)
         except BaseException:
-            self._abandon(waiter)
+            self.abandon(waiter)
             raise
         finally:
             if timer is not None:
                 scheduler.remove_timeout(timer)
-        if value is _EXPIRED:
+        if isinstance(value, _Mark):
             raise TimeoutError
-        self._served.discard(waiter)
+        del self.served[waiter]
         return value
+
+    # The steps of a wait without a timeout or guard, for owners that count every call:
+    # `waiter = join()`; await it, and if that raises, `abandon(waiter)`; then `del served[waiter]`.
+
+    def join(self) -> "asyncio.Future[T]":
+        """Stand at the end of the line.
+
+        Returns:
+            A future of the value, to be awaited by the running task.
+
+        Raises:
+            RuntimeError: If tasks of another open loop wait here.
+        """
+        waiter: asyncio.Future[T] = asyncio.Future()
+        if self.waiting:
+            self.check_loop()
+        self.waiting[waiter] = None
+        return waiter
+
+    def abandon(self, waiter: "_Waiter") -> None:
+        """Leave the line, or give back what one was served.
+
+        Args:
+            waiter: What `join` gave, and what raised when it was awaited.
+        """
+        if self.waiting.pop(waiter, self) is None or waiter not in self.served:
+            return
+        if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
+            self._give_back(waiter)
+        elif (loop := self._loop()) is not None:
+            # A coroutine of a closed loop may be closed by the garbage collector in any thread.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._recover_guarded)
+
+    async def wait_through(self) -> T:
+        """Wait as `wait` does, but keep the place in line however often it is cancelled.
+
+        For what must be had before anything else can go on, such as a lock that is to be taken
+        again.
+
+        Returns:
+            The value that `wake` or `wake_all` was called with.
+
+        Raises:
+            RuntimeError: If tasks of another open loop wait here.
+            CancelledError: If it was cancelled meanwhile; the value is the caller's all the same.
+        """
+        waiter = self.join()
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            while not waiter.done():
+                # What a task awaits is cancelled with it, so it awaits a stand-in.
+                stand_in: asyncio.Future[None] = waiter.get_loop().create_future()
+                waiter.add_done_callback(lambda _, it=stand_in: it.done() or it.set_result(None))  # type: ignore[misc]
+                try:
+                    await stand_in
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        except BaseException:
+            self.abandon(waiter)
+            raise
+        value = self.served.pop(waiter)
+        if cancelled is not None:
+            raise cancelled
+        return value
+
+    def wait_in_thread(self, timeout: Timeout = None) -> T:
+        """Wait in a thread, at the end of the same line. The guard is let go meanwhile.
+
+        Args:
+            timeout: As for `wait`.
+
+        Returns:
+            The value that `wake` or `wake_all` was called with.
+
+        Raises:
+            TimeoutError: If it was not served in time.
+            TypeError: If `timeout` is no number, `timedelta` or `None`.
+            ValueError: If `timeout` is NaN.
+        """
+        guard = self._guard
+        assert guard is not None, "threads wait only under a guard"
+        seconds = timeout_seconds(timeout)
+        if seconds is not None and seconds <= 0:
+            raise TimeoutError
+        waiter = _ThreadWaiter()
+        self.waiting[waiter] = None
+        guard.release()
+        try:
+            waiter.wait(seconds)
+        except BaseException:  # Ctrl-C
+            guard.acquire()
+            self.abandon(waiter)
+            raise
+        guard.acquire()
+        if self.waiting.pop(waiter, self) is None:
+            raise TimeoutError
+        return self.served.pop(waiter)
 
     def wake(self, value: T) -> bool:
         """Hand a value to the waiter that came first.
@@ -130,15 +279,31 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here; then nothing was done.
         """
-        waiters = self._waiters
-        if not waiters:
+        if not self.waiting:
             return False
-        self.check_loop()
-        while waiters:
-            waiter, _ = waiters.popitem(last=False)
+        return self.hand_over(value, self.check_loop())
+
+    def hand_over(self, value: T, here: bool) -> bool:
+        """Hand a value over as `wake` does, when `check_loop` was called already.
+
+        Args:
+            value: What the waiter's `wait` returns.
+            here: What `check_loop` returned.
+
+        Returns:
+            Whether anybody was there to take it.
+        """
+        waiting = self.waiting
+        while waiting:
+            waiter, _ = waiting.popitem(last=False)
             if not waiter.done():  # a done one was cancelled and has not resumed yet
-                self._served.add(waiter)
-                waiter.set_result(value)
+                self.served[waiter] = value
+                if isinstance(waiter, _ThreadWaiter):
+                    waiter.wake()
+                elif here:
+                    waiter.set_result(value)
+                else:
+                    waiter.get_loop().call_soon_threadsafe(_set_result, waiter, value)
                 return True
         return False
 
@@ -154,55 +319,81 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here; then nothing was done.
         """
+        here = self.check_loop()
         served = 0
-        while self.wake(value):
+        while self.hand_over(value, here):
             served += 1
         return served
 
-    def check_loop(self) -> None:
+    def check_loop(self) -> bool:
         """Make sure that whoever waits here waits in the running loop.
 
         `wake` does this itself; call it before a change that must not be made where waking then
-        fails. Waiters of a closed loop can never resume, and are dropped.
+        fails. Waiters of a closed loop can never resume, and are dropped. A thread in which no
+        loop runs may wake those of any loop, under the guard.
+
+        Returns:
+            Whether tasks that wait here can be woken from here directly.
 
         Raises:
             RuntimeError: If tasks of another open loop wait here.
         """
-        waiters = self._waiters
-        if not waiters:
-            return
-        loop = next(iter(waiters)).get_loop()
-        running = asyncio._get_running_loop()
-        if running is loop:
-            return
+        for waiter in self.waiting:
+            loop = self._loop() if isinstance(waiter, _ThreadWaiter) else waiter.get_loop()
+            break
+        else:
+            return True
+        running = _get_running_loop()
+        if running is loop or loop is None:
+            return True
         if loop.is_closed():
-            waiters.clear()
-        elif running is not None or loop.is_running():
+            for one in [one for one in self.waiting if not isinstance(one, _ThreadWaiter)]:
+                del self.waiting[one]
+        elif running is not None or (loop.is_running() and self._guard is None):
             raise RuntimeError(f"tasks of another event loop wait here: {loop!r}")
+        return not loop.is_running()
 
     def recover(self) -> None:
         """Reclaim what was handed to tasks of loops that have closed since. Usually nothing."""
-        for waiter in [waiter for waiter in self._served if waiter.get_loop().is_closed()]:
+        while self.served:  # those of the loop that closed were served first
+            waiter = next(iter(self.served))
+            if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
+                return
             self._give_back(waiter)
 
-    def _abandon(self, waiter: "asyncio.Future[T | Literal[_Mark.EXPIRED]]") -> None:
-        """The task of a waiter leaves its `await` by an exception."""
-        if self._waiters.pop(waiter, self) is None or waiter not in self._served:
-            return
-        if not waiter.get_loop().is_closed():
-            self._give_back(waiter)
-        elif self._waiters:
-            # A coroutine of a closed loop may be closed by the garbage collector in any thread.
-            with contextlib.suppress(RuntimeError):
-                next(iter(self._waiters)).get_loop().call_soon_threadsafe(self.recover)
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the tasks that wait here."""
+        for waiter in self.waiting:
+            if not isinstance(waiter, _ThreadWaiter):
+                return waiter.get_loop()
+        return None
 
-    def _give_back(self, waiter: "asyncio.Future[T | Literal[_Mark.EXPIRED]]") -> None:
-        self._served.discard(waiter)
-        value = waiter.result()
-        if value is not _EXPIRED and self._reclaim is not None:
+    async def _unguarded(self, waiter: "asyncio.Future[Any]") -> Any:
+        """Await a waiter without the guard."""
+        guard = self._guard
+        assert guard is not None
+        guard.release()
+        try:
+            return await waiter
+        finally:
+            guard.acquire()
+
+    def _recover_guarded(self) -> None:
+        with self._guard or contextlib.nullcontext():
+            self.recover()
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        value = self.served.pop(waiter)
+        if self._reclaim is not None:
             self._reclaim(value)
 
-    def _expire(self, waiter: "asyncio.Future[T | Literal[_Mark.EXPIRED]]") -> None:
-        if not waiter.done():
-            self._waiters.pop(waiter, None)
-            waiter.set_result(_EXPIRED)
+    def _expire(self, waiter: "asyncio.Future[Any]") -> None:
+        with self._guard or contextlib.nullcontext():
+            if waiter in self.waiting and not waiter.done():
+                del self.waiting[waiter]
+                waiter.set_result(_EXPIRED)
+
+
+def _set_result(waiter: "asyncio.Future[Any]", value: object) -> None:
+    if not waiter.done():
+        waiter.set_result(value)

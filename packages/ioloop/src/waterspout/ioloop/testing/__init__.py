@@ -34,18 +34,14 @@ from waterspout.ioloop.testing._cancel import (
 )
 from waterspout.ioloop.testing._conformance import SchedulerConformance
 from waterspout.ioloop.testing._descriptors import VirtualDescriptor
+from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._explore import (
     Exploration,
     NondeterministicError,
     ScheduleError,
     explore,
 )
-from waterspout.ioloop.testing._loop import (
-    DeadlockError,
-    EndlessError,
-    SimulatedLoop,
-    simulate,
-)
+from waterspout.ioloop.testing._loop import SimulatedLoop, simulate
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._reactor_conformance import End, ReactorConformance
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from waterspout.ioloop.testing._order import SeededOrder
-from waterspout.ioloop.testing._runs import Runs
+from waterspout.ioloop.testing._runs import MAX_TURNS, Run, check_no_loop_runs
 from waterspout.ioloop.testing._steps import AnyTask, label_of, number_of, place_of
 
 S = TypeVar("S")
@@ -68,6 +68,7 @@ def cancel_everywhere(
     *,
     state: Callable[[], S] = cast("Any", SimpleNamespace),  # noqa: B008
     seeds: Iterable[int] = (),
+    max_turns: int = MAX_TURNS,
 ) -> Cancellations:
     """Run a scenario once for each point at which each task can be cancelled::
 
@@ -94,6 +95,7 @@ def cancel_everywhere(
         state: Makes what both work on, anew for each run, inside the loop; by default, an empty
             `types.SimpleNamespace`.
         seeds: Of orders of the tasks, in which all of this is done as well.
+        max_turns: Turns of the loop after which a run fails as endless (`EndlessError`).
 
     Returns:
         At how many points, and in how many runs.
@@ -101,19 +103,25 @@ def cancel_everywhere(
     Raises:
         CancelledRunError: If a run or a check fails.
         Exception: What the scenario or the check raises even without a cancellation.
-        TypeError: If an argument cannot be called.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `max_turns` is not positive.
         RuntimeError: If a loop runs in this thread.
     """
+    check_no_loop_runs("cancel_everywhere")
     for name, value in (("scenario", scenario), ("check", check), ("state", state)):
         if not callable(value):
             raise TypeError(f"{name} must be callable, not {value!r}")
+    orders = [None, *(SeededOrder(seed).seed for seed in seeds)]
+    if not isinstance(max_turns, int):
+        raise TypeError(f"max_turns must be an integer, not {max_turns!r}")
+    if max_turns < 1:
+        raise ValueError(f"max_turns must be positive, not {max_turns!r}")
     points = runs = 0
-    with Runs("cancel_everywhere") as runner:
-        for seed in (None, *seeds):
-            campaign = _Campaign(runner, scenario, check, state, seed)
-            campaign.run()
-            points += campaign.points
-            runs += campaign.runs
+    for seed in orders:
+        campaign = _Campaign(scenario, check, state, seed, max_turns)
+        campaign.run()
+        points += campaign.points
+        runs += campaign.runs
     return Cancellations(points, runs)
 
 
@@ -142,6 +150,9 @@ class _Injector:
         self.steps[number] = self.steps.get(number, 0) + 1
         if not task.done():
             self._reach(task, waits=True)
+
+    def after_callback(self) -> None:
+        """Nothing."""
 
     def _reach(self, task: AnyTask, waits: bool) -> None:
         number = number_of(task)
@@ -204,13 +215,13 @@ class _Campaign:
 
     def __init__(
         self,
-        runner: Runs,
         scenario: Callable[[Any], Coroutine[Any, Any, object]],
         check: Callable[[Any], object],
         state: Callable[[], Any],
         seed: int | None,
+        max_turns: int,
     ) -> None:
-        self._runner = runner
+        self._max_turns = max_turns
         self._scenario = scenario
         self._check = check
         self._state = state
@@ -251,14 +262,14 @@ class _Campaign:
                 await result
 
         main.__qualname__ = getattr(self._scenario, "__qualname__", "scenario")
-        return self._runner.run(
-            main,
+        run = Run(
             None if self._seed is None else SeededOrder(self._seed),
             injector,
             wrap=injector.wrap,
-            after=check,
             expected=lambda error: injector.injected and is_end(error),
+            max_turns=self._max_turns,
         )
+        return run.of(main, after=check)
 
 
 def is_end(error: BaseException) -> bool:

@@ -8,9 +8,10 @@ of a schedule depart once more, after its last departure. Each is a run from the
 search keeps only the choices of the schedules on its way from the root, and its memory does not
 grow with their number.
 
-Where there are too many to run them all at once, those of up to two departures, which find most
-races, come first. When one fails, schedules with fewer departures are tried until none of these
-fails: the shortest one is easiest to read.
+Schedules of up to two departures, which find most races, come first. The choices of the first
+thousand are kept, so that the search goes on from there without running them again. When a schedule
+fails, schedules with fewer departures are tried until none of these fails: the shortest one is
+easiest to read.
 
 Nothing says what a step of a Python task touches, so by default no order is taken to be the same
 as another. Where the caller knows that the steps of some tasks never touch the same things, one
@@ -20,12 +21,13 @@ Verification of Concurrent Systems", 1996).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from waterspout.ioloop.testing._runs import Main, Runs
-from waterspout.ioloop.testing._steps import AnyTask, number_in, number_of, ranks_of
+from waterspout.ioloop.testing._runs import MAX_TURNS, Main, Run, check_no_loop_runs
+from waterspout.ioloop.testing._steps import AnyTask, number_in, ranks_of
 from waterspout.ioloop.testing._trace import Trace
 
 Scenario: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
@@ -33,9 +35,11 @@ Departures: TypeAlias = dict[int, int]
 """The number of a task by the number of the choice at which it is taken."""
 Independent: TypeAlias = Callable[[AnyTask, AnyTask], bool]
 
+_DEPARTURE = re.compile(r"(\d+):(\d+)")
+
 DEFAULT_SCHEDULES = 10_000
-PROBE = 1000
-"""Schedules to run before it is decided that they are many."""
+KEPT = 1000
+"""Schedules whose choices are kept."""
 FEW = 2
 """Departures of the schedules that are tried first."""
 
@@ -68,7 +72,8 @@ class ScheduleError(AssertionError):
         self.trace = trace
         super().__init__(
             f"{type(error).__name__}: {error}\n"
-            f"in schedule {schedules}; the shortest that fails is replay={schedule!r}:\n{trace}"
+            f"in schedule {schedules}; the shortest found that fails is replay={schedule!r}:\n"
+            f"{trace}"
         )
 
 
@@ -76,10 +81,14 @@ class NondeterministicError(RuntimeError):
     """A scenario did not do the same when it was run again in the same order."""
 
 
+_OTHERWISE = "The scenario does not do the same again, or this is no schedule of it"
+
+
 def explore(
     scenario: Scenario,
     *,
     max_schedules: int = DEFAULT_SCHEDULES,
+    max_turns: int = MAX_TURNS,
     independent: Independent | None = None,
     replay: str | None = None,
 ) -> Exploration:
@@ -98,7 +107,9 @@ def explore(
     Args:
         scenario: A coroutine function without arguments that makes all that it needs, and does
             the same whenever it is run in the same order.
-        max_schedules: How many to run at most.
+        max_schedules: How many different ones to run at most. When one fails, up to as many
+            again are run to find the shortest that does.
+        max_turns: Turns of the loop after which a run fails as endless (`EndlessError`).
         independent: Takes two tasks, and tells whether their steps never touch the same things,
             so that it makes no difference which of the two is first.
         replay: Run only this schedule, as a `ScheduleError` gave it.
@@ -109,29 +120,35 @@ def explore(
     Raises:
         ScheduleError: If a run fails, with the shortest schedule that does.
         NondeterministicError: If the scenario does not do the same again.
-        TypeError: If `scenario` cannot be called.
-        ValueError: If `max_schedules` is not positive, or `replay` is no schedule.
+        TypeError: If an argument is of the wrong kind, or `scenario` gives no coroutine.
+        ValueError: If `max_schedules` or `max_turns` is not positive, or `replay` is no schedule.
         RuntimeError: If a loop runs in this thread.
     """
-    if not callable(scenario):
-        raise TypeError(f"scenario must be a coroutine function, not {scenario!r}")
-    if max_schedules < 1:
-        raise ValueError(f"max_schedules must be positive, not {max_schedules!r}")
-    departures = None if replay is None else parse(replay)
-    with Runs("explore") as runs:
-        search = _Search(runs, scenario, independent, max_schedules)
-        if departures is not None:
-            search.replay(departures)
-            return Exploration(schedules=1, exhaustive=False)
+    check_no_loop_runs("explore")
+    for name, value in (("scenario", scenario), ("independent", independent)):
+        if not callable(value) and not (name == "independent" and value is None):
+            raise TypeError(f"{name} must be callable, not {value!r}")
+    for name, value in (("max_schedules", max_schedules), ("max_turns", max_turns)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be positive, not {value!r}")
+    search = _Search(scenario, independent, max_schedules, max_turns)
+    if replay is None:
         return search.search()
+    search.replay(parse(replay))
+    return Exploration(schedules=1, exhaustive=False)
 
 
 def parse(schedule: str) -> Departures:
     """Give the departures that a text stands for, such as `3:2 7:1`."""
-    try:
-        return {int(choice): int(task) for choice, task in (p.split(":") for p in schedule.split())}
-    except ValueError:
-        raise ValueError(f"replay must be a schedule such as '3:2 7:1', not {schedule!r}") from None
+    if not isinstance(schedule, str):
+        raise TypeError(f"replay must be a string, not {schedule!r}")
+    pairs = [_DEPARTURE.fullmatch(part) for part in schedule.split()]
+    departures = {int(pair[1]): int(pair[2]) for pair in pairs if pair is not None}
+    if len(departures) < len(pairs):
+        raise ValueError(f"replay must be a schedule such as '3:2 7:1', not {schedule!r}")
+    return departures
 
 
 def unparse(departures: Departures) -> str:
@@ -143,86 +160,113 @@ class _PrunedError(Exception):
     """All that could go on was tried in another order."""
 
 
+class _PredicateError(Exception):
+    """The caller's `independent` raised; its cause is what."""
+
+
 class _Script:
     """The order of one run: its departures, and the choices that it had.
 
     Attributes:
         choices: The ranks of the tasks that could be chosen, at each choice.
         departures: Those that are to come.
+        plain: The departures of the same order from the default where nobody sleeps.
     """
 
     def __init__(self, departures: Departures, independent: Independent | None) -> None:
         self.choices: list[list[int]] = []
         self.departures = departures.copy()
+        self.plain: Departures = {}
         self._independent = independent
         self._asleep: dict[int, AnyTask] = {}
 
     def __call__(self, tasks: list[AnyTask]) -> int:
         ranks = ranks_of(tasks)
-        if not self.departures and self._independent is None:
-            self.choices.append(ranks)
+        if self._independent is not None:
+            return self._choose_awake(tasks, ranks)
+        choice = len(self.choices)
+        self.choices.append(ranks)
+        chosen = self.departures.pop(choice, None) if self.departures else None
+        if chosen is None:
             return ranks.index(min(ranks))
-        awake = [rank for rank in ranks if number_in(rank) not in self._asleep]
+        self.plain[choice] = chosen
+        return self._place(chosen, ranks)
+
+    def _choose_awake(self, tasks: list[AnyTask], ranks: list[int]) -> int:
+        """Choose one that is not asleep, and let those before it sleep from now on."""
+        awake = sorted(rank for rank in ranks if number_in(rank) not in self._asleep)
         if not awake:
             raise _PrunedError
-        numbers = [number_in(rank) for rank in sorted(awake)]
-        chosen = self.departures.pop(len(self.choices), numbers[0])
+        choice = len(self.choices)
         self.choices.append(awake)
+        chosen = self.departures.pop(choice, number_in(awake[0]))
+        place = self._place(chosen, ranks)
+        if chosen != number_in(min(ranks)):
+            self.plain[choice] = chosen
+        for task, rank in zip(tasks, ranks, strict=True):
+            if rank in awake and rank < ranks[place]:
+                self._asleep[number_in(rank)] = task
+        return place
+
+    def _place(self, chosen: int, ranks: list[int]) -> int:
+        numbers = [number_in(rank) for rank in ranks]
         if chosen not in numbers:
             raise NondeterministicError(
                 f"task {chosen} cannot go on at choice {len(self.choices) - 1}: of the tasks "
-                f"{numbers} one can. The scenario does not do the same again, or this is no "
-                "schedule of it"
+                f"{numbers} one can. {_OTHERWISE}"
             )
-        if self._independent is not None:
-            for number in numbers[: numbers.index(chosen)]:
-                [self._asleep[number]] = [task for task in tasks if number_of(task) == number]
-        return [number_in(rank) for rank in ranks].index(chosen)
+        return numbers.index(chosen)
 
     def before_step(self, task: AnyTask) -> None:
         """Wake those to whom this step may make a difference."""
         assert self._independent is not None
         for number, other in list(self._asleep.items()):
-            if other is task or not self._independent(other, task):
+            try:
+                independent = other is not task and self._independent(other, task)
+            except Exception as error:
+                raise _PredicateError from error
+            if not independent:
                 del self._asleep[number]
 
     def after_step(self, task: AnyTask) -> None:
         """Nothing."""
 
+    def after_callback(self) -> None:
+        """Wake all: it may make a difference to any of them."""
+        self._asleep.clear()
+
 
 class _Search:
     def __init__(
-        self, runs: Runs, scenario: Main, independent: Independent | None, max_schedules: int
+        self, scenario: Main, independent: Independent | None, max_schedules: int, max_turns: int
     ) -> None:
-        self._runs = runs
         self._scenario = scenario
         self._independent = independent
         self._max_schedules = max_schedules
+        self._max_turns = max_turns
         self._schedules = 0
         self._cut = False  # whether there was more to run
+        self._kept: dict[tuple[tuple[int, int], ...], list[list[int]]] = {}
 
     def search(self) -> Exploration:
         """Run all schedules, up to the bound, or up to the first that fails."""
-        whole, self._max_schedules = self._max_schedules, min(PROBE, self._max_schedules)
-        for least, most in ((0, None), (0, FEW), (FEW + 1, None)):
+        for least, most in ((0, FEW), (FEW + 1, None)):
             self._cut = False
             failed = self._pass(least, most)
             if failed is not None:
-                self._report(*self._shorten(*failed))
-            if not self._cut or self._schedules >= whole:
+                self._report(self._shorten(failed))
+            if not self._cut or self._schedules >= self._max_schedules:
                 break
-            if self._max_schedules < whole:  # there are many, so begin with the likely ones
-                self._max_schedules, self._schedules = whole, 0
         return Exploration(self._schedules, exhaustive=not self._cut)
 
     def replay(self, departures: Departures) -> None:
         """Run one schedule."""
         self._schedules = 1
-        error, _ = self._run(departures)
+        error, script = self._run(departures)
         if error is not None:
-            self._report(error, departures)
+            self._report(script.plain)
 
-    def _pass(self, least: int, most: int | None) -> "tuple[BaseException, Departures] | None":
+    def _pass(self, least: int, most: int | None) -> Departures | None:
         """Run the schedules of so many departures, and what leads to them; give one that fails."""
         stack: list[Iterator[Departures]] = [iter([{}])]
         longest = 0
@@ -231,14 +275,22 @@ class _Search:
             if departures is None:
                 stack.pop()
                 continue
-            if len(departures) >= least:
-                if self._schedules == self._max_schedules:
-                    self._cut = True
-                    return None
-                self._schedules += 1
-            error, choices = self._run(departures)
-            if error is not None:
-                return error, departures
+            is_new = len(departures) >= least
+            if is_new and self._schedules == self._max_schedules:
+                self._cut = True
+                return None
+            choices = self._kept.get(tuple(departures.items())) if self._kept else None
+            if choices is None:
+                error, script = self._run(departures)
+                if isinstance(error, _PrunedError):
+                    error, is_new = None, False
+                if error is not None:
+                    self._schedules += is_new
+                    return script.plain
+                choices = script.choices
+            self._schedules += is_new
+            if is_new and len(self._kept) < KEPT:
+                self._kept[tuple(departures.items())] = choices
             # A task that waits in a loop for others gives a run of any length.
             longest = longest or 10 * len(choices) + 100
             if len(choices) > longest:
@@ -250,39 +302,39 @@ class _Search:
                 self._cut = True
         return None
 
-    def _run(self, departures: Departures) -> "tuple[BaseException | None, list[list[int]]]":
+    def _run(self, departures: Departures) -> "tuple[BaseException | None, _Script]":
         script = _Script(departures, self._independent)
         observer = None if self._independent is None else script
-        error = self._runs.run(self._scenario, script, observer)
+        error = Run(script, observer, max_turns=self._max_turns).of(self._scenario)
         if isinstance(error, NondeterministicError):
             raise error
+        if isinstance(error, _PredicateError):
+            raise error.__cause__ or error
         if error is None and script.departures:
-            raise NondeterministicError(
-                f"there was no choice {min(script.departures)}: the scenario does not do the same "
-                "again, or this is no schedule of it"
-            )
-        return None if isinstance(error, _PrunedError) else error, script.choices
+            choice = min(script.departures)
+            raise NondeterministicError(f"there was no choice {choice}. {_OTHERWISE}")
+        return error, script
 
-    def _shorten(
-        self, error: BaseException, departures: Departures
-    ) -> "tuple[BaseException, Departures]":
+    def _shorten(self, departures: Departures) -> Departures:
         """Find a schedule with fewer departures that fails, within as many runs as the bound."""
         found, self._max_schedules = self._schedules, self._schedules + self._max_schedules
+        self._independent = None  # a bound on departures might cut what stands for another
+        self._kept.clear()
         for most in range(1, len(departures)):
             failed = self._pass(most, most)
             if failed is not None:
-                error, departures = failed
+                departures = failed
                 break
         self._schedules = found
-        return error, departures
+        return departures
 
-    def _report(self, error: BaseException, departures: Departures) -> None:
+    def _report(self, departures: Departures) -> None:
         trace = Trace()
-        again = self._runs.run(self._scenario, _Script(departures, None), trace)
+        again = Run(_Script(departures, None), trace, max_turns=self._max_turns).of(self._scenario)
         if again is None:
             raise NondeterministicError(
                 f"the scenario failed in schedule {unparse(departures)!r}, but not again"
-            ) from error
+            )
         raise ScheduleError(again, unparse(departures), self._schedules, trace.text()) from again
 
 

@@ -20,18 +20,26 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent import futures
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
+from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
+from waterspout.ioloop.testing._handles import (
+    Order,
+    Step,
+    StepObserver,
+    Timer,
+    bring_to_head,
+)
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._steps import (
     AnyTask,
-    describe,
     give_number,
     has_begun,
     note_step,
@@ -46,58 +54,17 @@ BUSY_TURNS = 1000
 SECONDS_A_BUSY_TURN = 1e-6
 """What each further one takes, in virtual seconds."""
 
-Order: TypeAlias = Callable[[list[AnyTask]], int]
-"""Takes the tasks whose next steps are ready, two or more, those queued earlier first; gives the
-index of the one that is to go on."""
 
+def _only_real(name: str, what: str) -> Any:
+    """Make a loop's method that is refused without `real_wait`."""
 
-class StepObserver(Protocol):
-    """Is told of every step of a task that the loop runs."""
+    async def method(self: SimulatedLoop, *args: Any, **kwargs: Any) -> Any:
+        self._need_real_wait(what)
+        return await getattr(super(SimulatedLoop, self), name)(*args, **kwargs)
 
-    def before_step(self, task: AnyTask) -> None:
-        """The next step of a task is about to run."""
-
-    def after_step(self, task: AnyTask) -> None:
-        """A step of a task has run: it is suspended again, or done."""
-
-
-class DeadlockError(Exception):
-    """Nothing is ready, no timer is left, and so nothing will ever happen.
-
-    The message has every task that is stuck, with its stack and what it waits for.
-
-    Attributes:
-        tasks: The tasks that are stuck.
-    """
-
-    def __init__(self, tasks: list[AnyTask]) -> None:
-        self.tasks = tasks
-        stuck = "\n".join(describe(task) for task in tasks) or "(no task is left)"
-        super().__init__(f"nothing is ready and no timer is left; stuck tasks:\n{stuck}")
-
-
-class EndlessError(Exception):
-    """A run takes far longer than it should."""
-
-
-class _Timer(asyncio.TimerHandle):
-    """A timer of a clock that stands still: many are of the same deadline, and go by age."""
-
-    __slots__ = ("number",)
-    number: int
-    _scheduled: bool
-    _when: float
-
-    def __lt__(self, other: asyncio.TimerHandle) -> bool:
-        assert isinstance(other, _Timer)
-        return (self._when, self.number) < (other._when, other.number)
-
-
-class _Step(asyncio.Handle):
-    """The next step of a task, in the queue."""
-
-    __slots__ = ("task",)
-    task: AnyTask
+    method.__name__ = name
+    method.__doc__ = "Refused without `real_wait`."
+    return method
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -125,11 +92,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     _asyncgens: Any
     _check_callback: Callable[[Any, str], None]
     _check_closed: Callable[[], None]
+    _check_thread: Callable[[], None]
     _closed: bool = True  # up to where there is something to close
     _debug: bool
     _process_events: Callable[[Any], None]
     _ready: deque[asyncio.Handle]
-    _scheduled: list[_Timer]
+    _scheduled: list[Timer]
     _selector: SimulatedSelector
     _stopping: bool
     _timer_cancelled_count: int
@@ -143,6 +111,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     ) -> None:
         if seed is not None and order is not None:
             raise TypeError("seed and order exclude each other")
+        if order is not None and not callable(order):
+            raise TypeError(f"order must be callable, not {order!r}")
+        if real_wait is not None and not isinstance(real_wait, int | float):
+            raise TypeError(f"real_wait must be seconds or None, not {real_wait!r}")
         if real_wait is not None and not real_wait >= 0:
             raise ValueError(f"real_wait must not be negative, not {real_wait!r}")
         self._now = 0.0
@@ -156,9 +128,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._steps = 0  # of tasks, ever run
         self._offloaded: set[asyncio.Future[Any]] = set()  # what threads have to do for us
         self._thread = threading.get_ident()
+        self._known_threads = () if real_wait is None else tuple(threading.enumerate())
         self._turns = 0
         self._busy = 0  # turns since the loop was at rest
-        self._most_turns = -1  # before the run is given up
+        self._most_turns: float = math.inf  # before the run is given up
         real = None if real_wait is None else selectors.DefaultSelector()
         super().__init__(SimulatedSelector(real))
         self._waterspout_kernel = self._selector  # see waterspout.ioloop._handlers
@@ -187,7 +160,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._check_closed()
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
-        timer = _Timer(when, callback, args, self, context)
+        if not isinstance(when, int | float):
+            raise TypeError(f"when must be a number, not {when!r}")
+        if when != when:
+            raise ValueError("when must not be NaN")
+        timer = Timer(when, callback, args, self, context)
         timer.number = self._timers = self._timers + 1
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True
@@ -228,7 +205,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                 f"with real_wait= (run_in_executor of {func!r})"
             )
         future = super().run_in_executor(executor, func, *args)
-        if isinstance(executor, pools):
+        if self._real_wait is not None and not future.done():
             self._offloaded.add(future)
             future.add_done_callback(self._offloaded.discard)
         return future
@@ -248,15 +225,16 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             )
         return super().call_soon_threadsafe(callback, *args, context=context)
 
-    async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused without `real_wait`."""
-        self._need_real_wait("processes")
-        return await super().subprocess_exec(*args, **kwargs)
-
-    async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused without `real_wait`."""
-        self._need_real_wait("processes")
-        return await super().subprocess_shell(*args, **kwargs)
+    create_connection = _only_real("create_connection", "descriptors")
+    create_server = _only_real("create_server", "descriptors")
+    create_datagram_endpoint = _only_real("create_datagram_endpoint", "descriptors")
+    create_unix_connection = _only_real("create_unix_connection", "descriptors")
+    create_unix_server = _only_real("create_unix_server", "descriptors")
+    connect_accepted_socket = _only_real("connect_accepted_socket", "descriptors")
+    connect_read_pipe = _only_real("connect_read_pipe", "descriptors")
+    connect_write_pipe = _only_real("connect_write_pipe", "descriptors")
+    subprocess_exec = _only_real("subprocess_exec", "processes")
+    subprocess_shell = _only_real("subprocess_shell", "processes")
 
     def add_signal_handler(  # type: ignore[override]
         self, sig: int, callback: Callable[..., object], *args: Any
@@ -300,21 +278,6 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._numbers += 1
         return self._numbers
 
-    def is_pristine(self) -> bool:
-        """Whether nothing is left of what ran on it but, perhaps, tasks."""
-        return not (
-            self._ready
-            or self._scheduled
-            or self._offloaded
-            or self._selector.in_use()
-            or self._asyncgens
-        )
-
-    def start_over(self) -> None:
-        """Be as new: set the clock and the numbers of tasks back."""
-        self._now = 0.0
-        self._numbers = self._steps = self._turns = self._busy = 0
-
     # The turn
 
     def _run_once(self) -> None:
@@ -322,7 +285,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._thread = threading.get_ident()
         ready = self._ready
         self._turns += 1
-        if self._turns == self._most_turns:
+        if self._turns >= self._most_turns:
             raise EndlessError(f"the run did not come to its end in {self._turns} turns")
         if self._scheduled or self._selector.may_be_ready:
             self._collect_ready()
@@ -369,11 +332,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def _wait(self) -> None:
         """Make something happen: from outside, if it may come from there, or by the clock."""
-        if self._offloaded or self._selector.watches_real():
+        if self._real_wait is not None and self._may_be_woken():
             self._process_events(self._selector.select(self._real_wait))
             if self._ready:
                 return
-        if not self._scheduled:
+        if not self._scheduled or self._scheduled[0]._when == math.inf:
             tasks = sorted(asyncio.all_tasks(self), key=number_of)
             raise DeadlockError(tasks)
         self._now = max(self._now, self._scheduled[0]._when)
@@ -385,28 +348,39 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Run a callback in the next turn."""
         if self._closed or self._debug:
             self._check_closed()
+            self._check_thread()
             self._check_callback(callback, "call_soon")
         task = task_of(callback)
         handle: asyncio.Handle
         if task is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
-            handle = _Step(callback, args, self, context)
+            handle = Step(callback, args, self, context)
             handle.task = task
         self._ready.append(handle)
         return handle
+
+    def _may_be_woken(self) -> bool:
+        """Whether something may come from outside: from descriptors, threads or signals."""
+        if self._offloaded or self._selector.watches_real() or getattr(self, "_signal_handlers", 0):
+            return True
+        pools = futures.thread._threads_queues  # type: ignore[attr-defined] # idle, as it seems
+        known = {*self._known_threads, *pools}
+        return any(thread not in known for thread in threading.enumerate())
 
     def _run_in_order(self, ready: "deque[asyncio.Handle]") -> None:
         order, observer = self._order, self._observer
         for _ in range(len(ready)):
             handle = ready[0]
-            if type(handle) is not _Step:
+            if type(handle) is not Step:
                 ready.popleft()
                 if not handle._cancelled:
                     handle._run()
+                    if observer is not None:
+                        observer.after_callback()
                 continue
             if order is not None and len(ready) > 1:
-                handle = _bring_to_head(ready, order)
+                handle = bring_to_head(ready, order)
             ready.popleft()
             self._steps += 1
             note_step(handle.task, self._steps)
@@ -430,22 +404,6 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _write_to_self(self) -> None:
         if self._real_wait is not None:
             super()._write_to_self()  # type: ignore[misc]
-
-
-def _bring_to_head(ready: "deque[asyncio.Handle]", order: Order) -> _Step:
-    """Bring the step that an order chooses to the head of a queue; one is there already."""
-    steps = [handle for handle in ready if type(handle) is _Step]
-    if len(steps) == 1:
-        return steps[0]
-    chosen = order([step.task for step in steps])
-    head = steps[chosen]
-    if chosen:
-        steps.insert(0, steps.pop(chosen))
-        in_turn = iter(steps)
-        for place, handle in enumerate(ready):
-            if type(handle) is _Step:
-                ready[place] = next(in_turn)
-    return head
 
 
 def simulate(
@@ -474,6 +432,8 @@ def simulate(
         RuntimeError: If a loop runs in this thread.
         Exception: What it raised.
     """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("simulate() cannot be called while an event loop runs in this thread")
 
     def make() -> SimulatedLoop:
         return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)

@@ -16,11 +16,18 @@ class SeededOrder:
 
     Args:
         seed: An integer.
+
+    Attributes:
+        seed: The same.
+
+    Raises:
+        TypeError: If `seed` is no integer.
     """
 
     def __init__(self, seed: int) -> None:
         if not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
+        self.seed: int = seed
         self._random = random.Random(seed)
 
     def __call__(self, tasks: list[AnyTask]) -> int:

@@ -1,111 +1,141 @@
-"""Runs of a scenario: each as though on a new loop, and its outcome.
-
-A loop costs as much to make as a small scenario to run, so one that nothing is left on serves
-again, with its clock set back.
-"""
+"""Runs of a scenario, each on a new loop, and its outcome."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from waterspout.ioloop._lifecycle import cancel_all_tasks
-from waterspout.ioloop.testing._loop import DeadlockError, Order, SimulatedLoop, StepObserver
+from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
+from waterspout.ioloop.testing._handles import Order, StepObserver
+from waterspout.ioloop.testing._loop import SimulatedLoop
 from waterspout.ioloop.testing._steps import AnyTask, label_of, number_of
 
 MAX_TURNS = 100_000
-"""Turns of the loop after which a run is called endless."""
+"""The default of the turns of the loop after which a run is called endless."""
+TURNS_TO_END = 1000
+"""Turns that tasks which are cancelled at the end of a run may take to end."""
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 Wrap: TypeAlias = Callable[[int, Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
+Expected: TypeAlias = Callable[[BaseException], bool]
 
 
-class Runs:
-    """Runs coroutine functions on simulated loops. To be used in a `with` block.
+def check_no_loop_runs(name: str) -> None:
+    """Raise if a loop runs in this thread, where a function cannot run its own."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
+
+
+class Run:
+    """One run of a coroutine function on a simulated loop.
 
     Args:
-        name: Of the function that runs them, for the error message.
-
-    Raises:
-        RuntimeError: If a loop runs in this thread.
+        order: Of the tasks.
+        observer: Of their steps.
+        wrap: Takes a new task's number and coroutine, and gives the coroutine to run instead.
+        expected: Whether an exception is to be overlooked.
+        max_turns: Of the loop, before the run is called endless.
     """
 
-    def __init__(self, name: str) -> None:
-        if asyncio._get_running_loop() is not None:
-            raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
-        self._loop: SimulatedLoop | None = None
-        self._made: list[AnyTask] = []
-        self._reported: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
+    def __init__(
         self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        if self._loop is not None:
-            self._loop.close()
-
-    def run(
-        self,
-        main: Main,
         order: Order | None = None,
         observer: StepObserver | None = None,
         *,
         wrap: Wrap | None = None,
-        after: Main | None = None,
-        expected: Callable[[BaseException], bool] | None = None,
-    ) -> BaseException | None:
-        """Run a coroutine function to its end.
+        expected: Expected | None = None,
+        max_turns: int = MAX_TURNS,
+    ) -> None:
+        self._order = order
+        self._observer = observer
+        self._wrap = wrap
+        self._expected = expected
+        self._max_turns = max_turns
+        self._made: list[AnyTask] = []
+        self._reported: list[dict[str, Any]] = []
+
+    def of(self, main: Main, after: Main | None = None) -> BaseException | None:
+        """Run it to its end.
 
         Args:
             main: The coroutine function.
-            order: Of the tasks.
-            observer: Of their steps.
-            wrap: Takes a new task's number and coroutine, and gives the coroutine to run instead.
             after: Run on the same loop once all tasks are done, in the loop's own order; tasks
                 that are left over are cancelled for it instead of being an error.
-            expected: Whether an exception is to be overlooked.
 
         Returns:
-            What it raised; or what the loop was told of by a callback; or that it left tasks.
+            What it raised; or what the loop was told of by a callback; or what nobody looked at;
+            or that it left tasks.
+
+        Raises:
+            KeyboardInterrupt: If it raised that, or `SystemExit`.
         """
-        loop = self._fresh_loop()
-        loop._order, loop._observer, loop._wrap = order, observer, wrap
-        self._made.clear()
-        error = self._run_on(loop, main)
-        loop._order = loop._observer = loop._wrap = None
-        left = sorted(asyncio.all_tasks(loop), key=number_of)
-        if left:
-            try:
-                cancel_all_tasks(loop)
-            except DeadlockError as stuck:
-                error = error or stuck
-        error = self._unexpected(error, expected)
-        if error is None and after is not None:
-            error = self._unexpected(self._run_on(loop, after), None)
-        elif error is None and left:
-            error = AssertionError(f"tasks were left running: {', '.join(map(label_of, left))}")
-        self._recycle(loop, clean=not left)
-        return error
+        loop = SimulatedLoop(order=self._order)
+        loop.set_exception_handler(self._note)
+        loop._observer, loop._wrap, loop._made = self._observer, self._wrap, self._made
+        loop._most_turns = self._max_turns
+        clean = False
+        try:
+            error = self._run_on(loop, main)
+            loop._order = loop._observer = loop._wrap = None
+            left: list[AnyTask] = []
+            stuck: BaseException | None = None
+            if loop._asyncgens or asyncio.all_tasks(loop):
+                error = error or self._run_on(loop, self._settle)
+                left = sorted(asyncio.all_tasks(loop), key=number_of)
+                stuck = self._end_tasks(loop)
+            error = self._unexpected(error or stuck, self._expected)
+            clean = after is None
+            if after is not None and error is None:
+                loop._most_turns = loop._turns + self._max_turns
+                error = self._unexpected(self._run_on(loop, after), None)
+            elif left and error is None:
+                names = ", ".join(map(label_of, left))
+                error = AssertionError(f"tasks were left running: {names}")
+            return error
+        finally:
+            if not clean:
+                self._end_tasks(loop)
+            self._made.clear()
+            loop.close()
+
+    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._reported.append(context)
 
     def _run_on(self, loop: SimulatedLoop, main: Main) -> BaseException | None:
         try:
             task = loop.create_task(main())
-            task.add_done_callback(self._stop)
+            task.add_done_callback(_stop)
             loop.run_forever()
             task.result()
-        except (Exception, asyncio.CancelledError) as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # test runners have exceptions that are no Exception
+            return error
+        return None
+
+    async def _settle(self) -> None:
+        """Let what is at its end come to it: generators, and tasks that were cancelled."""
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def _end_tasks(self, loop: SimulatedLoop) -> BaseException | None:
+        """Cancel what is left; give what keeps it from ending."""
+        if not asyncio.all_tasks(loop):
+            return None
+        loop._most_turns = loop._turns + TURNS_TO_END
+        try:
+            cancel_all_tasks(loop)
+        except (DeadlockError, EndlessError) as error:
+            for task in asyncio.all_tasks(loop):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
             return error
         return None
 
     def _unexpected(
-        self, error: BaseException | None, expected: Callable[[BaseException], bool] | None
+        self, error: BaseException | None, expected: Expected | None
     ) -> BaseException | None:
         """Give the first of what a run raised and what nobody looked at, but for the expected."""
         errors: list[BaseException] = [] if error is None else [error]
@@ -122,23 +152,6 @@ class Runs:
                 errors.append(failed)
         return next((one for one in errors if expected is None or not expected(one)), None)
 
-    def _stop(self, task: AnyTask) -> None:
-        task.get_loop().stop()
 
-    def _fresh_loop(self) -> SimulatedLoop:
-        loop, self._loop = self._loop, None
-        if loop is None:
-            loop = SimulatedLoop()
-            loop._most_turns = MAX_TURNS
-            loop._made = self._made
-            loop.set_exception_handler(lambda _, context: self._reported.append(context))
-        return loop
-
-    def _recycle(self, loop: SimulatedLoop, clean: bool) -> None:
-        """Keep a loop for the next run, unless something is left on it."""
-        self._reported.clear()
-        if clean and loop.is_pristine():
-            loop.start_over()
-            self._loop = loop
-        else:
-            loop.close()
+def _stop(task: AnyTask) -> None:
+    task.get_loop().stop()

@@ -11,6 +11,7 @@ counter of the process) nor their places in sets (their addresses) are the same 
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import linecache
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from typing import Any
 
 AnyTask = asyncio.Task[Any]
 
+# The implementation in Python is there beside that in C, and no subclass of it.
+_TASKS = (asyncio.Task, getattr(asyncio.tasks, "_PyTask", asyncio.Task))
+_WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
 _HERE = Path(__file__).parent
 _SHIFT = 32
 _MASK = (1 << _SHIFT) - 1
@@ -33,13 +37,17 @@ def task_of(callback: Any) -> AnyTask | None:
     if kind.__name__ == "TaskStepMethWrapper":
         return callback.__self__  # type: ignore[no-any-return]
     if kind is MethodType and callback.__name__ in ("__step", "__wakeup"):
-        return callback.__self__  # type: ignore[no-any-return]
+        owner: Any = callback.__self__
+        return owner if isinstance(owner, _TASKS) else None
     return None
 
 
 def has_begun(coroutine: Any) -> bool:
-    """Whether a coroutine has run up to a suspension."""
-    return inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
+    """Whether a coroutine has run up to a suspension; not known of what is only like one."""
+    try:
+        return inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
+    except AttributeError:
+        return False
 
 
 def give_number(task: AnyTask, number: int) -> None:
@@ -95,7 +103,7 @@ def number_in(rank: int) -> int:
 def label_of(task: AnyTask) -> str:
     """Give a task's name for people: its own, or its function's with its number."""
     name = task.get_name()
-    if not name.startswith("Task-"):
+    if name != "None" and not name.startswith("Task-"):  # eager tasks without a name are "None"
         return name
     function = getattr(task.get_coro(), "__qualname__", "task").rpartition(".")[2]
     return f"{function}#{number_of(task)}"
@@ -132,18 +140,27 @@ def places_of(task: AnyTask) -> list[Place]:
     found: list[Place] = []
     waiting: Any = task.get_coro()
     while waiting is not None:
-        frame: FrameType | None = None
         for prefix in ("cr", "gi", "ag"):
             if hasattr(waiting, f"{prefix}_frame"):
-                frame = getattr(waiting, f"{prefix}_frame")
                 break
         else:
-            break
+            waiting = _inside(waiting)
+            continue
+        frame: FrameType | None = getattr(waiting, f"{prefix}_frame")
         if frame is not None and Path(frame.f_code.co_filename).parent != _HERE:
             name = frame.f_code.co_qualname
             found.append(Place(frame.f_code.co_filename, frame.f_lineno, name))
         waiting = getattr(waiting, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await")
     return found
+
+
+def _inside(wrapper: Any) -> Any:
+    """Give what an awaitable of the interpreter's own wraps: it does not say, but refers to it."""
+    if type(wrapper).__name__ not in _WRAPPERS:
+        return None
+    inner = [one for one in gc.get_referents(wrapper) if hasattr(type(one), "__await__")]
+    inner += [one for one in gc.get_referents(wrapper) if hasattr(one, "ag_frame")]
+    return inner[0] if inner else None
 
 
 def place_of(task: AnyTask) -> Place | None:
