@@ -347,3 +347,72 @@ def test_bad_arguments_are_refused():
 async def test_inside_a_loop_it_is_refused():
     with pytest.raises(RuntimeError, match="cannot be called while an event loop"):
         cancel_everywhere(three_holders, check_free, state=LossyLock)
+
+
+def test_generators_are_ended_before_the_check():
+    async def scenario(state):
+        state.lock = asyncio.Lock()
+
+        async def numbers():
+            async with state.lock:
+                yield 1
+
+        state.numbers = numbers()
+        await anext(state.numbers)
+
+    def check(state):
+        assert not (hasattr(state, "lock") and state.lock.locked())
+
+    cancel_everywhere(scenario, check)
+
+    async def abandon(state):
+        async def numbers():
+            yield 1
+
+        async for _ in numbers():
+            break
+        await asyncio.sleep(0)
+
+    cancel_everywhere(abandon, lambda state: None)
+
+
+def test_tasks_that_a_check_leaves_are_ended():
+    seen, left = [], []
+
+    async def scenario(state):
+        seen.append(len(asyncio.all_tasks()))
+        await asyncio.sleep(0)
+
+    async def check(state):
+        left.append(asyncio.create_task(asyncio.Event().wait()))
+        await asyncio.sleep(0)
+
+    cancel_everywhere(scenario, check)
+    assert set(seen) == {1}
+    assert all(task.cancelled() for task in left)
+
+
+def test_one_who_swallows_its_cancellation_and_spins_is_found():
+    async def scenario(state):
+        done = []
+
+        async def work():
+            await asyncio.sleep(0)
+            done.append(1)
+
+        async def wait():
+            while not done:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    pass
+
+        await asyncio.gather(work(), wait(), return_exceptions=True)
+
+    with pytest.raises(CancelledRunError, match="EndlessError"):
+        cancel_everywhere(scenario, lambda state: None, max_turns=1000)
+    for wrong, error in ((0, ValueError), ("5", TypeError)):
+        with pytest.raises(error, match="max_turns must be"):
+            cancel_everywhere(scenario, print, max_turns=wrong)
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        cancel_everywhere(scenario, print, seeds=["a"])

@@ -400,7 +400,7 @@ def test_memory_does_not_grow_with_the_schedules():
         return highest
 
     peak(100)
-    assert peak(4000) < peak(1500) + 50_000  # the choices of the first thousand are kept
+    assert peak(4000) < peak(1500) + 200_000  # the choices of the first thousand are kept
 
 
 def test_a_deadlock_of_two_locks_is_found():
@@ -421,3 +421,164 @@ def test_a_deadlock_of_two_locks_is_found():
         explore(scenario)
     assert isinstance(caught.value.__cause__, DeadlockError)
     assert simulate(bank, order=lambda tasks: 0) is None
+
+
+def test_generators_that_are_left_come_to_their_end():
+    async def scenario():
+        async def numbers():
+            yield 1
+
+        async for _ in numbers():
+            break
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+        async for _ in numbers():
+            break
+
+    assert explore(scenario).exhaustive
+
+
+class Verdict(BaseException):
+    """Such as those of test runners."""
+
+
+def test_exceptions_of_any_kind_are_failures():
+    async def scenario():
+        raise Verdict("lost")
+
+    with pytest.raises(ScheduleError, match="Verdict: lost"):
+        explore(scenario)
+
+    async def leave():
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        explore(leave)
+
+
+def test_nothing_of_a_run_is_there_in_the_next():
+    seen = set()
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        seen.add((hasattr(loop, "mark"), loop.get_task_factory(), loop.get_debug()))
+        loop.mark = True
+        loop.set_task_factory(lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop, **kwargs))
+        loop.set_exception_handler(lambda loop, context: None)
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+
+    explore(scenario)
+    assert len(seen) == 1
+
+
+def test_a_failure_among_independent_tasks_is_replayed():
+    async def scenario():
+        log = []
+
+        async def note(name):
+            log.append(name)
+
+        tasks = [asyncio.create_task(note(name), name=name) for name in "ABC"]
+        for task in tasks:
+            await task
+        assert "".join(log) != "BCA"
+
+    def independent(one, other):
+        return {one.get_name(), other.get_name()} == {"A", "B"}
+
+    with pytest.raises(ScheduleError) as caught:
+        explore(scenario, independent=independent)
+    with pytest.raises(ScheduleError):
+        explore(scenario, replay=caught.value.schedule)
+
+    def confused(one, other):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        explore(scenario, independent=confused)
+
+
+def test_plain_callbacks_wake_those_that_sleep():
+    outcomes = set()
+
+    async def scenario():
+        seen, value = [], [0]
+
+        async def a():
+            seen.append(value[0])
+
+        async def b():
+            pass
+
+        async def c():
+            seen.append("c")
+
+        first = asyncio.create_task(a(), name="A")
+        asyncio.get_running_loop().call_soon(lambda: value.__setitem__(0, 1))
+        others = [asyncio.create_task(b(), name="B"), asyncio.create_task(c(), name="C")]
+        for task in (first, *others):
+            await task
+        outcomes.add(tuple(seen))
+
+    explore(scenario)
+    everything = set(outcomes)
+    outcomes.clear()
+    explore(scenario, independent=lambda a, b: {a.get_name(), b.get_name()} == {"A", "B"})
+    assert outcomes == everything
+    assert len(everything) == 3
+
+
+def test_few_departures_come_first_within_any_bound():
+    async def scenario():
+        log = []
+
+        async def note(name):
+            log.append(name)
+
+        tasks = [asyncio.create_task(note(name)) for name in "AB"]
+        for task in tasks:
+            await task
+
+        async def idle():
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(idle() for _ in range(4)))
+        assert log == ["A", "B"]
+
+    with pytest.raises(ScheduleError):
+        explore(scenario, max_schedules=1000)
+
+
+def test_an_endless_run_has_a_short_trace():
+    async def scenario():
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(ScheduleError, match="EndlessError") as caught:
+        explore(scenario, max_turns=5000)
+    assert " more)" in caught.value.trace
+    assert len(caught.value.trace) < 50_000
+    for name, wrong in (("max_turns", 0), ("max_schedules", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be positive, not 0"):
+            explore(scenario, **{name: wrong})
+        with pytest.raises(TypeError, match=f"{name} must be an integer, not '5'"):
+            explore(scenario, **{name: "5"})
+    with pytest.raises(TypeError, match="independent must be callable, not 5"):
+        explore(scenario, independent=5)
+    with pytest.raises(TypeError, match="replay must be a string, not 5"):
+        explore(scenario, replay=5)
+
+
+def test_a_task_that_spins_against_its_cancellation_is_given_up():
+    async def scenario():
+        async def stubborn():
+            while True:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    pass
+
+        asyncio.get_running_loop().stubborn = asyncio.create_task(stubborn())
+
+    with pytest.raises(ScheduleError, match="EndlessError"):
+        explore(scenario)

@@ -135,6 +135,82 @@ def test_uvloop_is_known(run):
     result.assert_outcomes(passed=1)
 
 
+def test_methods_of_every_kind_and_inherited_ones(run):
+    result = run(
+        """
+        import asyncio, pytest, threading
+
+        go_on = threading.Event()
+
+        class Base:
+            async def test_inherited(self):
+                await asyncio.sleep(1000)
+
+            def test_plain(self):
+                if not isinstance(self, TestMarked):
+                    threading.Thread(target=go_on.wait).start()  # nobody looks
+
+        @pytest.mark.waterspout
+        class TestMarked(Base):
+            @staticmethod
+            async def test_static():
+                await asyncio.sleep(1000)
+
+            @classmethod
+            async def test_class(cls):
+                await asyncio.sleep(1000)
+
+        class TestNot(Base):
+            async def test_inherited(self):
+                pass
+
+        def test_zz_the_end():
+            go_on.set()
+            threading.enumerate()[-1].join()
+        """
+    )
+    result.assert_outcomes(passed=6, failed=1)  # a coroutine function without a marker
+
+
+def test_generators_and_cancelled_tasks_come_to_their_end(run):
+    result = run(
+        """
+        import asyncio, pytest
+
+        @pytest.mark.waterspout(seeds=5)
+        async def test_generator():
+            async def numbers():
+                yield 1
+
+            async for _ in numbers():
+                break
+            await asyncio.sleep(0)
+
+        @pytest.mark.waterspout
+        async def test_cancelled():
+            task = asyncio.create_task(asyncio.sleep(5))
+            await asyncio.sleep(0)
+            task.cancel()
+        """
+    )
+    result.assert_outcomes(passed=6)
+
+
+def test_only_simulated_loops_have_seeds(run):
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.waterspout("simulated", "asyncio", seeds=2)
+        async def test_it():
+            pass
+        """,
+        "-v",
+    )
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*simulated-seed0*", "*simulated-seed1*", "*test_it?asyncio?*"])
+
+
 def test_plain_tests_get_loops_to_run(run):
     result = run(
         """
@@ -182,7 +258,8 @@ def test_the_loop_must_be_simulated_for_its_fixture(run):
     [
         ("seed=5", "takes no seed"),
         ("5", "takes names of loops"),
-        ("may_leave=['cats']", "may_leave is made of"),
+        ("may_leave=['cats']", "may_leave made of"),
+        ("seeds=-1", "takes a number of seeds, not -1"),
     ],
 )
 def test_bad_markers_are_refused(run, marker, message):
@@ -261,7 +338,8 @@ def test_bad_seeds_are_refused(run):
 
 
 LEAKS = {
-    "tasks": "asyncio.create_task(asyncio.Event().wait())",
+    "tasks": "held.append(asyncio.create_task(asyncio.Event().wait()))",
+    "handlers ": "simulated.add_reader(simulated.new_descriptor(), print)",
     "handlers": "loop.add_handler(simulated.new_descriptor(), print, loop.READ)",
     "descriptors": "simulated.new_descriptor()",
     "timers": "loop.call_later(10, print)",
@@ -286,7 +364,7 @@ LEAKS_HEAD = """
     import asyncio, pytest, socket, threading
     from waterspout.ioloop import IOLoop
 
-    kept, go_on = [], threading.Event()
+    kept, held, go_on = [], [], threading.Event()
 """
 
 LEAKS_TAIL = """
@@ -332,10 +410,38 @@ def test_a_test_that_failed_is_not_blamed_for_what_it_left(run):
         async def test_it():
             asyncio.create_task(asyncio.sleep(10))
             raise ZeroDivisionError
+
+        @pytest.mark.waterspout
+        async def test_skip():
+            asyncio.get_running_loop().call_later(5, print)
+            pytest.skip("for a reason")
         """
     )
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(failed=1, skipped=1)
     result.stdout.no_fnmatch_line("*left behind*")
+
+
+def test_a_test_that_is_run_again_is_looked_at_again(run, pytester):
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """
+    )
+    result = run(
+        """
+        import asyncio, pytest
+
+        @pytest.mark.waterspout
+        async def test_it():
+            asyncio.get_running_loop().call_later(5, print)
+        """
+    )
+    result.assert_outcomes(passed=2, errors=2)
 
 
 def test_what_ends_by_itself_is_no_leak(run):

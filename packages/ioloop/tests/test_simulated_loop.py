@@ -710,3 +710,126 @@ def test_it_is_the_main_loop_of_a_runner():
 
         assert runner.run(main()) == 5
         assert runner.run(main()) == 10
+
+
+def test_for_ever_is_no_time():
+    async def main():
+        await asyncio.sleep(float("inf"))
+
+    with pytest.raises(DeadlockError):
+        simulate(main)
+
+
+@simulated
+async def test_bad_times_are_refused(waterspout_simulated_loop):
+    loop = waterspout_simulated_loop
+    for wrong in (None, "1"):
+        with pytest.raises(TypeError, match="when must be a number"):
+            loop.call_at(wrong, print)
+    with pytest.raises(ValueError, match="when must not be NaN"):
+        loop.call_at(float("nan"), print)
+
+
+def test_own_threads_and_signals_are_waited_for():
+    async def main():
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+
+        def work():
+            time.sleep(0.02)
+            loop.call_soon_threadsafe(told.set_result, 1)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert await told == 1
+        thread.join()
+
+    simulate(main, real_wait=30)
+
+
+def test_a_method_called_step_is_no_step():
+    class Walker:
+        def __step(self):
+            self.done = True
+
+        def start(self):
+            asyncio.get_running_loop().call_soon(self.__step)
+
+    async def main():
+        walker = Walker()
+        walker.start()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return walker.done
+
+    assert simulate(main, seed=1)
+
+
+def test_stacks_go_through_generators_and_wrappers():
+    async def numbers():
+        yield 1
+        await asyncio.Event().wait()
+
+    class Wrapper:
+        def __await__(self):
+            return self.run().__await__()
+
+        async def run(self):
+            async for _ in numbers():
+                pass
+
+    async def main():
+        await Wrapper()
+
+    with pytest.raises(DeadlockError) as caught:
+        simulate(main)
+    for function in ("main", "Wrapper.run", "numbers", "Event.wait"):
+        assert f"{function}\n" in str(caught.value)
+
+
+def test_orders_that_give_no_index_are_told():
+    async def main():
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+
+    for wrong in (99, None):
+        with pytest.raises(ValueError, match=f"order must give an index below 2, not {wrong}"):
+            simulate(main, order=lambda tasks, wrong=wrong: wrong)
+    with pytest.raises(TypeError, match="order must be callable, not 5"):
+        SimulatedLoop(order=5)
+    with pytest.raises(TypeError, match="real_wait must be seconds or None, not '1'"):
+        SimulatedLoop(real_wait="1")
+
+
+@simulated
+async def test_inside_a_loop_it_cannot_be_run():
+    async def main():
+        pass
+
+    with pytest.raises(RuntimeError, match=r"simulate\(\) cannot be called while"):
+        simulate(main)
+
+
+def test_transports_over_real_sockets_are_refused_at_the_call():
+    async def main():
+        left, right = socket.socketpair()
+        with left, right:
+            with pytest.raises(RuntimeError, match="descriptors unless"):
+                await asyncio.open_connection(sock=left)
+        with pytest.raises(RuntimeError, match="descriptors unless"):
+            await asyncio.start_server(print, "127.0.0.1", 0)
+
+    simulate(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_eager_tasks_have_names():
+    async def main():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+        async def child():
+            await asyncio.Event().wait()
+
+        await asyncio.create_task(child())
+
+    with pytest.raises(DeadlockError, match="waits for the task child#2"):
+        simulate(main)

@@ -338,3 +338,211 @@ def test_any_program_hands_each_value_to_one_task_in_order(steps):
 
 def _has_result(task):
     return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def test_who_waits_through_keeps_the_place_however_often_it_is_cancelled():
+    queue = WaitQueue()
+    task = asyncio.create_task(queue.wait_through())
+    await asyncio.sleep(0)
+    [later] = await park(queue, 1)
+    for _ in range(3):
+        task.cancel()
+        await settle()
+    assert not task.done()
+    assert queue.wake("first")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert queue.wake("second")
+    assert await later == "second"
+    assert not queue.served
+    calm = asyncio.create_task(queue.wait_through())
+    await asyncio.sleep(0)
+    queue.wake("calm")
+    assert await calm == "calm"
+
+
+async def test_who_waits_through_and_is_closed_gives_back():
+    back = []
+    queue = WaitQueue(back.append)
+    for served in (False, True):
+        waiting = queue.wait_through()
+        waiting.send(None)
+        if served:
+            assert queue.wake("permit")
+        waiting.close()
+    assert back == ["permit"]
+    assert len(queue) == 0
+
+
+async def test_a_timeout_of_none_in_another_guise():
+    queue = WaitQueue()
+    task = asyncio.create_task(queue.wait(float("inf")))
+    await asyncio.sleep(0)
+    queue.wake("x")
+    assert await task == "x"
+
+
+# Threads
+
+
+class Room:
+    """A guarded queue, and what is done with it."""
+
+    def __init__(self, reclaim=None):
+        self.guard = threading.RLock()
+        self.queue = WaitQueue(reclaim, self.guard)
+
+    async def wait(self, timeout=None):
+        with self.guard:
+            return await self.queue.wait(timeout)
+
+    def wait_in_thread(self, timeout=None):
+        with self.guard:
+            return self.queue.wait_in_thread(timeout)
+
+    def wake(self, value):
+        with self.guard:
+            return self.queue.wake(value)
+
+    async def has(self, count):
+        while len(self.queue) != count:
+            await asyncio.sleep(0.001)
+
+
+async def test_threads_and_tasks_stand_in_one_line():
+    room = Room()
+    waiting = []
+    for number in range(4):
+        make = asyncio.to_thread(room.wait_in_thread) if number % 2 else room.wait()
+        waiting.append(asyncio.create_task(make))
+        await room.has(number + 1)
+    for number in range(4):
+        wake = asyncio.to_thread(room.wake, number) if number < 2 else None
+        assert await wake if wake else room.wake(number)
+    assert await asyncio.gather(*waiting) == [0, 1, 2, 3]
+    assert not room.wake("nobody")
+    with room.guard:
+        assert room.queue.wake_all("nobody") == 0
+    assert not room.queue.served
+
+
+async def test_a_thread_waits_so_long():
+    room = Room()
+    for timeout in (0.01, 0, -1):
+        with pytest.raises(TimeoutError):
+            await asyncio.to_thread(room.wait_in_thread, timeout)
+    assert len(room.queue) == 0
+    with pytest.raises(TypeError, match="timeout must be"):
+        room.wait_in_thread("1")
+    waiting = asyncio.create_task(asyncio.to_thread(room.wait_in_thread, 30))
+    await room.has(1)
+    assert room.wake("in time")
+    assert await waiting == "in time"
+
+
+async def test_a_guarded_task_waits_so_long():
+    room = Room()
+    with pytest.raises(TimeoutError):
+        await room.wait(0.01)
+    task = asyncio.create_task(room.wait(30))
+    await room.has(1)
+    assert await asyncio.to_thread(room.wake, "x")
+    assert await task == "x"
+
+
+async def test_what_a_thread_hands_to_a_task_that_is_cancelled_comes_back():
+    back = []
+    room = Room(back.append)
+    task = asyncio.create_task(room.wait())
+    await room.has(1)
+    thread = threading.Thread(target=room.wake, args=("permit",))
+    thread.start()
+    thread.join()  # and the loop has not heard of it
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert back == ["permit"]
+    await settle()
+
+
+async def test_a_thread_that_is_interrupted_gives_back(monkeypatch):
+    back = []
+    room = Room(back.append)
+
+    hand_over = []
+
+    def interrupted(self, seconds):
+        if hand_over:
+            room.wake("permit")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waitqueue._ThreadWaiter.wait", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            room.wait_in_thread()
+        hand_over.append(True)
+    assert back == ["permit"]
+    assert len(room.queue) == 0
+
+
+async def test_a_hand_over_at_the_last_moment_counts(monkeypatch):
+    room = Room()
+
+    def wait(self, seconds):
+        room.wake("just in time")
+
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waitqueue._ThreadWaiter.wait", wait)
+    assert room.wait_in_thread(0.01) == "just in time"
+
+
+def test_a_thread_stays_in_line_when_a_loop_has_closed():
+    room = Room()
+    loop = asyncio.new_event_loop()
+    waiting = room.wait()
+
+    async def begin():
+        waiting.send(None)
+
+    loop.run_until_complete(begin())
+    result = []
+    thread = threading.Thread(target=lambda: result.append(room.wait_in_thread(30)))
+    thread.start()
+    asyncio.run(room.has(2))
+    loop.close()
+    assert room.wake("x")
+    thread.join()
+    assert result == ["x"]
+    waiting.close()
+
+
+async def test_a_guarded_coroutine_closed_in_any_thread_is_recovered():
+    room = Room(lambda value: room.queue.wake(value))
+
+    def serve_and_close():
+        loop = asyncio.new_event_loop()
+        waiting = room.wait()
+
+        async def begin():
+            waiting.send(None)
+            assert room.wake("permit")
+
+        loop.run_until_complete(begin())
+        loop.close()
+        return waiting
+
+    waiting = await asyncio.to_thread(serve_and_close)
+    task = asyncio.create_task(room.wait())
+    await room.has(1)
+    await asyncio.to_thread(waiting.close)
+    assert await task == "permit"
+
+
+async def test_threads_that_were_served_are_not_recovered():
+    room = Room()
+    waiting = asyncio.create_task(asyncio.to_thread(room.wait_in_thread))
+    await room.has(1)
+    with room.guard:
+        room.queue.wake("x")
+        room.queue.recover()
+        assert room.queue.check_loop()
+    assert await waiting == "x"

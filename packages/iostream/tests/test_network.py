@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from waterspout.ioloop import READ, IOLoop
 from waterspout.ioloop.testing import simulate
-from waterspout.iostream import IOStream, StreamClosedError, connect_tcp, serve_tcp
+from waterspout.iostream import IOStream, SSLIOStream, StreamClosedError, connect_tcp, serve_tcp
 from waterspout.iostream.testing import Link, SimulatedNetwork
 
 pytestmark = pytest.mark.waterspout
@@ -239,11 +239,16 @@ async def test_what_has_no_connection_yet_cannot_be_broken():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"latency": -1}, "latency must not be negative, not -1"),
-        ({"latency": (2, 1)}, "latency must not be negative"),
+        ({"latency": -1}, "latency must be at least 0.0 and finite, not -1"),
+        ({"latency": (2, 1)}, "latency must be at least 0.0"),
+        ({"latency": float("inf")}, "latency must be at least 0.0 and finite"),
         ({"bandwidth": 0}, "bandwidth must be positive, not 0"),
-        ({"chunk": 0}, "chunk must be positive, not 0"),
-        ({"chunk": (5, 4)}, "chunk must be positive"),
+        ({"chunk": 0}, "chunk must be at least 1 and finite, not 0"),
+        ({"chunk": (5, 4)}, "chunk must be at least 1"),
+        (
+            {"reset_after": 1, "end_after": 2},
+            "only one thing can happen to a link, not reset_after",
+        ),
         ({"room": 0}, "room must be positive, not 0"),
         ({"reset_after": -1}, "reset_after must not be negative, not -1"),
     ],
@@ -253,7 +258,107 @@ def test_bad_links_are_refused(kwargs, message):
         Link(**kwargs)
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"latency": "x"},
+        {"latency": (0, 1, 2)},
+        {"latency": None},
+        {"chunk": 1.5},
+        {"chunk": (None, 5)},
+        {"bandwidth": "x"},
+        {"room": 1.5},
+        {"stall_after": 1.5},
+    ],
+)
+def test_links_of_the_wrong_kind_are_refused(kwargs):
+    [name] = kwargs
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        Link(**kwargs)
+
+
+async def test_a_stall_is_at_its_byte_however_long_the_way():
+    with SimulatedNetwork(Link(latency=1, stall_after=5)) as network:
+        left, right = network.socketpair()
+        left.send(b"hello world")
+        await asyncio.sleep(10)
+        assert right.recv(100) == b"hello"
+        right.resume()
+        assert right.recv(100) == b" world"
+        left.send(b"again")
+        await asyncio.sleep(10)
+        assert right.recv(100) == b"again"
+        left.close()
+        right.close()
+
+
+async def test_a_reset_takes_as_long_as_bytes_do():
+    with SimulatedNetwork(Link(latency=1)) as network:
+        left, right = network.socketpair()
+        left.send(b"x")
+        await asyncio.sleep(1.001)
+        right.send(b"more")
+        right.close()  # with an unread byte
+        with pytest.raises(BlockingIOError):
+            left.recv(9)
+        await asyncio.sleep(1)
+        assert left.recv(9) == b"more"
+        with pytest.raises(ConnectionResetError):
+            left.recv(9)
+        left.close()
+
+
+async def test_after_the_end_a_reset_is_only_for_who_sends():
+    with SimulatedNetwork() as network:
+        left, right = network.socketpair()
+        right.send(b"bye")
+        right.close()
+        assert left.send(b"x") == 1
+        assert left.recv(9) == b"bye"
+        assert left.recv(9) == b""
+        with pytest.raises(BrokenPipeError):
+            left.send(b"x")
+        with pytest.raises(OSError, match="not connected"):
+            left.getpeername()
+        with pytest.raises(OSError, match="not connected"):
+            left.shutdown(socket.SHUT_WR)
+        left.close()
+
+
+async def test_no_end_overtakes_bytes():
+    with SimulatedNetwork(Link(bandwidth=100)) as network:
+        left, right = network.socketpair()
+        seen = []
+
+        def look():
+            left.close()
+            try:
+                seen.append(right.recv(100))
+            except BlockingIOError:
+                seen.append(None)
+
+        asyncio.get_running_loop().call_later(0.5, look)
+        left.send(b"x" * 50)
+        await asyncio.sleep(1)
+        seen.append(right.recv(100))
+        assert b"".join(filter(None, seen)) == b"x" * 50
+        assert right.recv(100) == b""
+        right.close()
+
+
 # The network
+
+
+async def test_new_names_get_addresses_of_their_own():
+    with SimulatedNetwork() as network:
+        network.hosts["db"] = ["10.0.0.1"]
+        async with await serve_tcp(echo, "db", 80):
+            with pytest.raises(ConnectionRefusedError):
+                await connect_tcp("web", 80)
+        assert network.hosts["web"] == ["10.0.0.2"]
+        network.hosts["wrong"] = "10.0.0.9"
+        with pytest.raises(TypeError, match="'wrong'. must be a list of addresses, not '10.0.0.9'"):
+            await connect_tcp("wrong", 80)
 
 
 async def test_connecting_takes_time_and_names_are_made_up():
@@ -359,6 +464,17 @@ async def test_local_addresses_and_ports():
             (await connect_tcp("localhost", server.port)).close()
 
 
+async def test_ports_may_run_out(monkeypatch):
+    monkeypatch.setattr("waterspout.iostream.testing._network._FIRST_PORT", 65535)
+    with SimulatedNetwork() as network:
+        first, second = (network.new_socket(socket.AF_INET) for _ in range(2))
+        first.bind(("10.0.0.1", 0))
+        with pytest.raises(OSError, match="annot assign requested address"):
+            second.bind(("10.0.0.1", 0))
+        first.close()
+        second.close()
+
+
 async def test_a_listener_that_closes_takes_waiting_connections_with_it():
     with SimulatedNetwork() as network:
         listener = network.new_socket(socket.AF_INET)
@@ -368,8 +484,9 @@ async def test_a_listener_that_closes_takes_waiting_connections_with_it():
         stream = IOStream(network.new_socket(socket.AF_INET))
         await stream.connect(("10.0.0.1", 80))
         listener.close()
-        assert await stream.read_until_close() == b""
-        stream.close()
+        with pytest.raises(StreamClosedError) as caught:
+            await stream.read_until_close()
+        assert isinstance(caught.value.real_error, ConnectionResetError)
 
 
 async def test_a_network_belongs_to_a_simulated_loop():
@@ -424,6 +541,23 @@ async def test_sockets_behave_as_the_kernels_do():
         assert left.connect_ex(("10.0.0.1", 80)) == errno.EISCONN
         with pytest.raises(OSError, match="cannot be detached"):
             left.detach()
+        for call, error in (
+            (lambda: left.recv(1, socket.MSG_PEEK), OSError),
+            (lambda: left.recv(-1), ValueError),
+            (lambda: left.recv_into(bytearray(2), 3), ValueError),
+            (lambda: left.shutdown(7), OSError),
+            (lambda: left.settimeout(None), ValueError),
+        ):
+            with pytest.raises(error):
+                call()
+        left.settimeout(0)
+        assert left.gettimeout() == 0
+        assert not left.getblocking()
+        assert left.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+        left.shutdown(socket.SHUT_RD)
+        assert left.recv(1) == b""
+        assert left.send(b"x") == 1
+        left.shutdown(socket.SHUT_RDWR)
         with left:
             pass
         left.close()
@@ -438,7 +572,6 @@ async def test_half_closed_connections_carry_the_other_way():
     with SimulatedNetwork() as network:
         left, right = network.socketpair()
         left.send(b"bye")
-        left.shutdown(socket.SHUT_RD)
         left.shutdown(socket.SHUT_WR)
         left.shutdown(socket.SHUT_WR)
         with pytest.raises(BrokenPipeError):
@@ -478,7 +611,9 @@ async def test_sending_to_who_has_closed_brings_a_reset():
         assert left.send(b"x") == 1
         assert left.send(b"y") == 1  # nobody knows yet
         await asyncio.sleep(1.5)
-        with pytest.raises(ConnectionResetError):
+        assert left.send(b"z") == 1  # the reset is on its way
+        await asyncio.sleep(1)
+        with pytest.raises(BrokenPipeError):
             left.send(b"z")
         left.close()
 
@@ -549,8 +684,9 @@ async def test_tls_runs_over_it(link, version, server_context, client_context):
             assert stream.socket.version() == str(version.name).replace("v1_", "v1.")
             assert stream.socket.getpeercert()["subjectAltName"]
             assert stream.socket.getpeername() == ("127.0.0.1", 443)
-            with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-                _ = stream.socket.nothing
+            for name in ("nothing", "recv", "sendall"):
+                with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+                    getattr(stream.socket, name)
             data = bytes(range(250)) * (size // 250)
             written = stream.write(data)
             assert await stream.read_bytes(len(data)) == data
@@ -698,3 +834,66 @@ async def test_the_last_words_are_bounded_in_time(server_context, client_context
             await asyncio.sleep(10)
             assert client_end.fileno() == -1
             await asyncio.sleep(20)
+
+
+async def test_a_question_and_an_answer_over_tls(server_context, client_context):
+    """What arrives together with the end of the handshake is not forgotten."""
+    for latency in (0, 0.05):
+        with SimulatedNetwork(Link(latency=latency)):
+            async with await serve_tcp(echo, "localhost", 443, ssl=server_context):
+                async with await connect_tcp("localhost", 443, ssl=client_context) as stream:
+                    await stream.write(b"question")
+                    assert await stream.read_bytes(8) == b"question"
+            await asyncio.sleep(10)
+
+
+@pytest.mark.parametrize("room", [1, 100, 300, 1000])
+async def test_tls_in_a_small_room(server_context, client_context, room):
+    with SimulatedNetwork(Link(room=room)) as network:
+        client, server = tls_pair(network, server_context, client_context)
+        writing = client.write(b"y" * 5000)
+        assert await server.read_bytes(5000) == b"y" * 5000
+        await writing
+        await close_both(client, server)
+
+
+async def test_a_send_that_fails_under_tls_fails_the_writes(server_context, client_context):
+    with SimulatedNetwork() as network:
+        client, server = tls_pair(network, server_context, client_context)
+        await asyncio.gather(client.wait_for_handshake(), server.wait_for_handshake())
+        writing = client.write(b"x" * 500_000)
+        await asyncio.sleep(1)
+        network.connections[0][1].reset()
+        async with asyncio.timeout(1):
+            with pytest.raises(StreamClosedError):
+                await writing
+        await close_both(client, server)
+
+
+async def test_what_came_before_a_reset_can_be_read_under_tls(server_context, client_context):
+    with SimulatedNetwork() as network:
+        client, server = tls_pair(network, server_context, client_context)
+        await asyncio.gather(client.wait_for_handshake(), server.wait_for_handshake())
+        writing = client.write(b"x" * 500_000)
+        await asyncio.sleep(1)
+        reading = client.read_bytes(10)
+        await server.write(b"last words")
+        network.connections[0][1].reset()
+        assert await reading == b"last words"
+        with pytest.raises(StreamClosedError):
+            await writing
+        await close_both(client, server)
+
+
+def tls_pair(network, server_context, client_context):
+    left, right = network.socketpair()
+    return (
+        SSLIOStream(left, ssl_options=client_context, server_hostname="localhost"),
+        SSLIOStream(right, ssl_options=server_context, server_side=True),
+    )
+
+
+async def close_both(client, server):
+    client.close()
+    server.close()
+    await asyncio.sleep(10)

@@ -153,3 +153,56 @@ async def test_mistakes_are_told(network):
         with pytest.raises(RuntimeError, match="only once"):
             async with peer:
                 raise AssertionError
+
+
+async def test_a_reset_by_the_other_end_is_a_deviation(network):
+    with network() as simulated:
+        with pytest.raises(ScriptError, match="in step 2 of 2(.|\n)*expected b'llo'"):
+            async with ScriptedPeer(simulated).send(b"unread").expect(b"hello") as stream:
+                await stream.write(b"he")
+                await asyncio.sleep(1)
+                stream.close()
+        with pytest.raises(ScriptError, match="in step 2 of 2, expect the end: the other end is"):
+            async with ScriptedPeer(simulated).send(b"unread").expect_end() as stream:
+                await asyncio.sleep(1)
+                stream.close()
+
+
+async def test_a_server_that_nobody_connects_to_does_not_wait(network):
+    with network() as simulated:
+        with pytest.raises(ScriptError, match="nobody connected to"):
+            async with ScriptedPeer(simulated, "server").send(b"x"):
+                pass
+
+
+async def test_a_second_connection_is_a_deviation(network):
+    with network() as simulated:
+        with pytest.raises(ScriptError, match="there was a second connection"):
+            async with ScriptedPeer(simulated, "server", 80):
+                for _ in range(2):
+                    (await connect_tcp("server", 80)).close()
+
+
+async def test_a_play_that_is_not_ended_tells_where_it_is(network):
+    with network() as simulated:
+        stream = None
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(60):
+                async with ScriptedPeer(simulated, "server", 80).expect(b"never"):
+                    stream = await connect_tcp("server", 80)
+        stream.close()
+        notes = caught.value.__cause__.__notes__
+        assert notes == ["in step 1 of 1, expect b'never': waiting for the other end"]
+
+
+async def test_bad_scripts_are_refused(network):
+    with network() as simulated:
+        with pytest.raises(TypeError, match="host must be a string or None, not 5"):
+            ScriptedPeer(simulated, 5)
+        with pytest.raises(TypeError, match="port must be an integer"):
+            ScriptedPeer(simulated, "server", "80")
+        peer = ScriptedPeer(simulated)
+        with pytest.raises(TypeError, match="seconds must be a number, not 'x'"):
+            peer.wait("x")
+        with pytest.raises(ValueError, match="seconds must not be negative, not -1"):
+            peer.wait(-1)

@@ -11,6 +11,13 @@ from waterspout.iostream import IOStream, SSLIOStream
 from waterspout.iostream.testing import Link, SimulatedNetwork, StreamConformance
 
 
+def tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = socket.create_connection(listener.getsockname())
+        right, _ = listener.accept()
+    return left, right
+
+
 class TestSimulated(StreamConformance):
     """The default."""
 
@@ -37,6 +44,13 @@ class TestSocketPairs(RealStreams):
         yield IOStream(left), IOStream(right)
 
 
+class TestTCP(RealStreams):
+    @contextlib.asynccontextmanager
+    async def new_pair(self):
+        left, right = tcp_pair()
+        yield IOStream(left), IOStream(right)
+
+
 class WithTLS(StreamConformance):
     @pytest.fixture(autouse=True)
     def contexts(self, server_context, client_context):
@@ -53,6 +67,12 @@ class TestTLS(RealStreams, WithTLS):
     @contextlib.asynccontextmanager
     async def new_pair(self):
         yield await self.handshake(*socket.socketpair())
+
+
+class TestTLSOverTCP(RealStreams, WithTLS):
+    @contextlib.asynccontextmanager
+    async def new_pair(self):
+        yield await self.handshake(*tcp_pair())
 
 
 class TestSimulatedTLS(WithTLS):

@@ -592,3 +592,19 @@ async def test_last_words_that_nobody_takes_end_with_the_loop(server_context, cl
     for first in (False, True):
         await asyncio.to_thread(run, first)
         gc.collect()
+
+
+@pytest.mark.waterspout("asyncio")
+async def test_a_default_timeout_of_sockets_does_not_block_the_loop(server_context, client_context):
+    left, right = socket.socketpair()
+    client = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
+    server = SSLIOStream(right, ssl_options=server_context, server_side=True)
+    await asyncio.gather(client.wait_for_handshake(), server.wait_for_handshake())
+    socket.setdefaulttimeout(5)
+    try:
+        started = asyncio.get_running_loop().time()
+        client.close()
+        assert asyncio.get_running_loop().time() - started < 4
+    finally:
+        socket.setdefaulttimeout(None)
+    server.close()

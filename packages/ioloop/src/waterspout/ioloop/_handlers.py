@@ -83,9 +83,9 @@ class Handlers:
         self._kernel: Any = getattr(loop, "_waterspout_kernel", kernel)
         self._handlers: dict[int, _Handler] = {}
 
-    def sources(self) -> list[FileDescriptor]:
-        """What was registered, as it was given."""
-        return [handler.source for handler in self._handlers.values()]
+    def sources(self) -> dict[int, FileDescriptor]:
+        """What was registered, as it was given, by descriptor."""
+        return {fd: handler.source for fd, handler in self._handlers.items()}
 
     def add(self, source: FileDescriptor, callback: EventCallback, events: int) -> None:
         """See `Reactor.add_handler`."""

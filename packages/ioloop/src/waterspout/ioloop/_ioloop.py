@@ -314,7 +314,7 @@ class IOLoop(Reactor):
             if current:
                 self.clear_current()
         if all_fds:
-            for source in sources:
+            for source in sources.values():
                 close_source(source)
 
     # Descriptors

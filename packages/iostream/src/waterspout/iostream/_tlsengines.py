@@ -7,12 +7,16 @@ given bytes that were received before it came.
 
 from __future__ import annotations
 
+import contextlib
 import socket as _socket
 import ssl
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 RECORD = 16 * 1024
 """The plain text of one TLS record, at most, in bytes (RFC 8446, section 5.1)."""
+_BYTES = {"read", "recv", "recvfrom", "sendall", "sendto", "write"}
+"""What would go past the engine, or past the socket."""
 CHUNK = 64 * 1024
 """Bytes received at a time."""
 
@@ -55,9 +59,10 @@ class MemoryTLSSocket:
 
     def __getattr__(self, name: str) -> Any:
         # What a socket or a TLS connection is asked about: addresses, options, certificates.
-        for owner in (self._tls, self.raw):
-            if hasattr(owner, name):
-                return getattr(owner, name)
+        if name not in _BYTES and "_tls" in vars(self):
+            for owner in (self._tls, self.raw):
+                if hasattr(owner, name):
+                    return getattr(owner, name)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
     def fileno(self) -> int:
@@ -96,13 +101,13 @@ class MemoryTLSSocket:
         """Whether there are records that the socket beneath has not taken."""
         return bool(self._unsent or self._outgoing.pending)
 
-    def flush(self) -> bool:
-        """Send what is left of the records that TLS itself wanted sent; whether all is."""
-        try:
+    def flush(self) -> None:
+        """Send what is left of the records that TLS itself wanted sent, as far as it goes.
+
+        Where sending fails, whoever sends next is told.
+        """
+        with contextlib.suppress(OSError):
             self._flush()
-        except ssl.SSLWantWriteError:
-            return False
-        return True
 
     def _read(self, buffer: memoryview) -> int:
         while True:
@@ -115,11 +120,11 @@ class MemoryTLSSocket:
             finally:
                 self.flush()
 
-    def _call(self, operation: Any, *arguments: Any) -> Any:
+    def _call(self, operation: Callable[[], object]) -> None:
         """Do something that takes turns, with records received and sent for it as need be."""
         while True:
             try:
-                result = operation(*arguments)
+                operation()
             except ssl.SSLWantReadError:
                 self._flush()
                 self._receive()
@@ -127,8 +132,8 @@ class MemoryTLSSocket:
                 self.flush()  # the alert that says why
                 raise
             else:
-                self._flush()
-                return result
+                self.flush()
+                return
 
     def _receive(self) -> None:
         try:
@@ -138,6 +143,7 @@ class MemoryTLSSocket:
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing has come yet") from None
         if received:
             self._incoming.write(received)
+            self.holds_input = True  # perhaps more than what it was received for
         else:
             self._incoming.write_eof()
 
@@ -180,7 +186,9 @@ def unwrapped(socket: TLSSocket) -> _socket.socket:
     if isinstance(socket, MemoryTLSSocket):
         plain: _socket.socket = socket.raw
         return plain
-    return _socket.socket(fileno=socket.detach())
+    left = _socket.socket(fileno=socket.detach())
+    left.setblocking(False)
+    return left
 
 
 def _is_kernels(socket: _socket.socket) -> bool:

@@ -153,17 +153,15 @@ class WaitQueue(Generic[T]):
             raise TimeoutError
         scheduler = current_scheduler()
         waiter = self.join()
-        timer: object = None
+        timer = scheduler.call_later(seconds, self._expire, waiter)
         try:
-            timer = scheduler.call_later(seconds, self._expire, waiter)
             value: T | _Mark
             value = await waiter if self._guard is None else await self._unguarded(waiter)
         except BaseException:
             self.abandon(waiter)
             raise
         finally:
-            if timer is not None:
-                scheduler.remove_timeout(timer)
+            scheduler.remove_timeout(timer)
         if isinstance(value, _Mark):
             raise TimeoutError
         del self.served[waiter]

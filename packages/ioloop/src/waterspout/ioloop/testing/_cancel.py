@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from waterspout.ioloop.testing._order import SeededOrder
-from waterspout.ioloop.testing._runs import MAX_TURNS, Run, check_no_loop_runs
+from waterspout.ioloop.testing._runs import MAX_TURNS, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, label_of, number_of, place_of
 
 S = TypeVar("S")
@@ -112,10 +112,7 @@ def cancel_everywhere(
         if not callable(value):
             raise TypeError(f"{name} must be callable, not {value!r}")
     orders = [None, *(SeededOrder(seed).seed for seed in seeds)]
-    if not isinstance(max_turns, int):
-        raise TypeError(f"max_turns must be an integer, not {max_turns!r}")
-    if max_turns < 1:
-        raise ValueError(f"max_turns must be positive, not {max_turns!r}")
+    check_positive("max_turns", max_turns)
     points = runs = 0
     for seed in orders:
         campaign = _Campaign(scenario, check, state, seed, max_turns)

@@ -117,10 +117,6 @@ class SimulatedSelector(selectors.BaseSelector):
         """The numbers of the virtual descriptors that are open."""
         return list(self._open)
 
-    def in_use(self) -> bool:
-        """Whether any descriptor is open or watched, or ever was open."""
-        return bool(self._count or self._keys or self.watches_real())
-
     def watches_real(self) -> bool:
         """Whether descriptors of the kernel are watched, besides the loop's own."""
         return self._real is not None and len(self._real.get_map()) > 1

@@ -26,7 +26,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from waterspout.ioloop.testing._runs import MAX_TURNS, Main, Run, check_no_loop_runs
+from waterspout.ioloop.testing._runs import MAX_TURNS, Main, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, number_in, ranks_of
 from waterspout.ioloop.testing._trace import Trace
 
@@ -128,11 +128,8 @@ def explore(
     for name, value in (("scenario", scenario), ("independent", independent)):
         if not callable(value) and not (name == "independent" and value is None):
             raise TypeError(f"{name} must be callable, not {value!r}")
-    for name, value in (("max_schedules", max_schedules), ("max_turns", max_turns)):
-        if not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be positive, not {value!r}")
+    check_positive("max_schedules", max_schedules)
+    check_positive("max_turns", max_turns)
     search = _Search(scenario, independent, max_schedules, max_turns)
     if replay is None:
         return search.search()

@@ -53,9 +53,11 @@ def bring_to_head(ready: "deque[asyncio.Handle]", order: Order) -> Step:
     if len(steps) == 1:
         return steps[0]
     chosen = order([step.task for step in steps])
-    if not isinstance(chosen, int) or not 0 <= chosen < len(steps):
-        raise ValueError(f"order must give an index below {len(steps)}, not {chosen!r}")
-    head = steps[chosen]
+    try:
+        head = steps[chosen]
+    except (IndexError, TypeError):
+        message = f"order must give an index below {len(steps)}, not {chosen!r}"
+        raise ValueError(message) from None
     if chosen:
         steps.insert(0, steps.pop(chosen))
         in_turn = iter(steps)

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from waterspout.ioloop._alarm import Alarm
 from waterspout.ioloop._ioloop import IOLoop
@@ -31,7 +32,7 @@ def leaks_of_loop(loop: asyncio.AbstractEventLoop, allowed: Iterable[str] = ()) 
     io_loop: IOLoop | None = getattr(loop, "_waterspout_ioloop", None)
     found: dict[str, Sequence[object]] = {
         "tasks": [describe(task) for task in asyncio.all_tasks(loop)],
-        "handlers": [] if io_loop is None else list(io_loop._handlers.sources()),
+        "handlers": _handlers(loop, io_loop),
         "timers": _timers(loop, io_loop),
         "descriptors": list(loop.open_descriptors()) if isinstance(loop, SimulatedLoop) else [],
     }
@@ -40,6 +41,18 @@ def leaks_of_loop(loop: asyncio.AbstractEventLoop, allowed: Iterable[str] = ()) 
         for kind, left in found.items()
         if left and kind not in allowed
     ]
+
+
+def _handlers(loop: asyncio.AbstractEventLoop, io_loop: IOLoop | None) -> list[object]:
+    left: dict[int, object] = {}
+    if isinstance(loop, asyncio.SelectorEventLoop):  # others do not say
+        own = getattr(loop, "_ssock", None)
+        selector: Any = vars(loop)["_selector"]
+        keys = selector.get_map().values()
+        left = {key.fd: key.fd for key in keys if own is None or key.fd != own.fileno()}
+    if io_loop is not None:
+        left |= io_loop._handlers.sources()
+    return list(left.values())
 
 
 def _timers(loop: asyncio.AbstractEventLoop, io_loop: IOLoop | None) -> list[object]:

@@ -100,6 +100,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     _scheduled: list[Timer]
     _selector: SimulatedSelector
     _stopping: bool
+    _task_factory: Any
     _timer_cancelled_count: int
 
     def __init__(
@@ -266,7 +267,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         number = self._next_number()
         if self._wrap is not None:
             coro = self._wrap(number, coro)
-        task: AnyTask = super().create_task(coro, **kwargs)
+        task: AnyTask
+        if self._task_factory is None:
+            self._check_closed()
+            task = asyncio.Task(coro, loop=self, **kwargs)
+        else:
+            task = super().create_task(coro, **kwargs)
         give_number(task, number)
         if self._made is not None:
             self._made.append(task)
@@ -362,9 +368,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def _may_be_woken(self) -> bool:
         """Whether something may come from outside: from descriptors, threads or signals."""
-        if self._offloaded or self._selector.watches_real() or getattr(self, "_signal_handlers", 0):
+        signals: object = getattr(self, "_signal_handlers", None)
+        if self._offloaded or self._selector.watches_real() or signals:
             return True
-        pools = futures.thread._threads_queues  # type: ignore[attr-defined] # idle, as it seems
+        pools: Any = vars(futures.thread)["_threads_queues"]  # their threads are idle, then
         known = {*self._known_threads, *pools}
         return any(thread not in known for thread in threading.enumerate())
 
@@ -380,7 +387,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                         observer.after_callback()
                 continue
             if order is not None and len(ready) > 1:
-                handle = bring_to_head(ready, order)
+                try:
+                    handle = bring_to_head(ready, order)
+                except BaseException:
+                    self._order = None  # what is left is to be ended in peace
+                    raise
             ready.popleft()
             self._steps += 1
             note_step(handle.task, self._steps)

@@ -28,6 +28,14 @@ def check_no_loop_runs(name: str) -> None:
         raise RuntimeError(f"{name}() cannot be called while an event loop runs in this thread")
 
 
+def check_positive(name: str, value: int) -> None:
+    """Raise unless an argument is a positive integer."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be positive, not {value!r}")
+
+
 class Run:
     """One run of a coroutine function on a simulated loop.
 

@@ -30,11 +30,11 @@ from waterspout.ioloop._configure import loop_factory
 from waterspout.ioloop._ioloop import IOLoop
 from waterspout.ioloop.testing._leaks import KINDS, Census, leaks_of_loop
 from waterspout.ioloop.testing._loop import SimulatedLoop
-from waterspout.ioloop.testing._steps import AnyTask, describe
 
 _SEED = pytest.StashKey[int]()
-_FAILED = pytest.StashKey[bool]()
+_PASSED = pytest.StashKey[bool]()
 _CENSUS = pytest.StashKey[Census]()
+_RUN = "_waterspout_run"
 _FIXTURES = {"waterspout_loop", "waterspout_io_loop", "waterspout_simulated_loop"}
 
 SETTLING_TURNS = 20
@@ -71,45 +71,62 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Options:
     """What the marker of a test says."""
 
-    def __init__(self, marker: pytest.Mark | None) -> None:
+    def __init__(self, item: Any) -> None:
+        marker: pytest.Mark | None = item.get_closest_marker("waterspout")
         given = {} if marker is None else dict(marker.kwargs)
         self.loops: tuple[str, ...] = () if marker is None else marker.args
         self.seeds: int = given.pop("seeds", 0)
         self.real_wait: float | None = given.pop("real_wait", None)
         self.may_leave: tuple[str, ...] = given.pop("may_leave", ())
+        wrong = None
         if given:
-            raise pytest.UsageError(f"the marker waterspout takes no {', '.join(given)}")
-        if not all(isinstance(loop, str) for loop in self.loops):
-            raise pytest.UsageError(f"the marker waterspout takes names of loops: {self.loops}")
-        if wrong := set(self.may_leave) - set(KINDS):
-            raise pytest.UsageError(f"may_leave is made of {KINDS}, not {sorted(wrong)}")
+            wrong = f"takes no {', '.join(given)}"
+        elif not all(isinstance(loop, str) for loop in self.loops):
+            wrong = f"takes names of loops, not {self.loops}"
+        elif not isinstance(self.seeds, int) or self.seeds < 0:
+            wrong = f"takes a number of seeds, not {self.seeds!r}"
+        elif strangers := set(self.may_leave) - set(KINDS):
+            wrong = f"has a may_leave made of {KINDS}, not {sorted(strangers)}"
+        if wrong is not None:
+            raise pytest.UsageError(f"{item.nodeid}: the marker waterspout {wrong}")
 
 
-def _options(item: Any) -> _Options:
-    return _Options(item.get_closest_marker("waterspout"))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: Any) -> None:
-    """Give an `async def` test that has the marker its loop."""
-    if inspect.iscoroutinefunction(obj):
-        marks = getattr(obj, "pytestmark", [])
-        if collector.get_closest_marker("waterspout") or any(m.name == "waterspout" for m in marks):
-            pytest.mark.usefixtures("waterspout_loop")(getattr(obj, "__func__", obj))
+def _is_marked_coroutine(item: Any) -> bool:
+    marked = item.get_closest_marker("waterspout") is not None
+    return marked and inspect.iscoroutinefunction(getattr(item, "obj", None))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once on each loop, and with each seed."""
+    """Run a test once on each loop, and on a simulated one once with each seed."""
     if metafunc.definition.get_closest_marker("waterspout") is None:
         return
-    options = _options(metafunc.definition)
-    if "waterspout_loop" not in metafunc.fixturenames:
+    options = _Options(metafunc.definition)
+    has_loop = inspect.iscoroutinefunction(metafunc.function)
+    if not has_loop and _FIXTURES.isdisjoint(metafunc.fixturenames):
         return
-    if len(options.loops) > 1:
-        metafunc.parametrize("_waterspout_loop_name", options.loops)
+    seeds: list[int | None] = [None]
     if options.seeds and metafunc.config.getoption("--waterspout-seed") is None:
-        ids = [f"seed{seed}" for seed in range(options.seeds)]
-        metafunc.parametrize("_waterspout_marked_seed", range(options.seeds), ids=ids)
+        seeds = list(range(options.seeds))
+    runs: list[tuple[str | None, int | None]] = []
+    for name in options.loops or (None,):
+        runs += [(name, seed) for seed in (seeds if name in (None, "simulated") else [None])]
+    if len(runs) > 1 or seeds != [None]:
+        ids = ["-".join(_parts(name, seed, len(options.loops))) for name, seed in runs]
+        metafunc.fixturenames.append(_RUN)
+        metafunc.parametrize(_RUN, runs, ids=ids)
+
+
+def _parts(name: str | None, seed: int | None, loops: int) -> list[str]:
+    parts = [] if name is None or (loops == 1 and seed is not None) else [name]
+    return parts if seed is None else [*parts, f"seed{seed}"]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give an `async def` test that has the marker its loop, before all other fixtures."""
+    if _is_marked_coroutine(item):
+        names: list[str] = item.fixturenames  # type: ignore[attr-defined]
+        if "waterspout_loop" not in names:
+            names.insert(0, "waterspout_loop")
 
 
 @pytest.fixture(scope="session")
@@ -123,40 +140,21 @@ def _uvloop() -> asyncio.AbstractEventLoop:
 
 
 @pytest.fixture
-def _waterspout_loop_name(request: pytest.FixtureRequest) -> str | None:
-    loops = _options(request.node).loops
-    return loops[0] if loops else None
-
-
-@pytest.fixture
-def _waterspout_marked_seed() -> int | None:
-    return None
-
-
-@pytest.fixture
 def waterspout_loop(
-    request: pytest.FixtureRequest,
-    waterspout_loops: dict[str, LoopFactory],
-    _waterspout_loop_name: str | None,
-    _waterspout_marked_seed: int | None,
+    request: pytest.FixtureRequest, waterspout_loops: dict[str, LoopFactory]
 ) -> Iterator[asyncio.AbstractEventLoop]:
     """The asyncio loop of the test, which is closed after it."""
-    options = _options(request.node)
-    name = _waterspout_loop_name
+    options = _Options(request.node)
+    callspec = getattr(request.node, "callspec", None)
+    name, seed = (None, None) if callspec is None else callspec.params.get(_RUN, (None, None))
+    if name is None and options.loops:
+        name = options.loops[0]
     if name is None:
-        plain = not inspect.iscoroutinefunction(getattr(request.node, "obj", None))
-        simulated = "waterspout_simulated_loop" in request.fixturenames or not plain
-        name = "simulated" if simulated else "asyncio"
+        simulated = "waterspout_simulated_loop" in request.fixturenames
+        name = "simulated" if simulated or _is_marked_coroutine(request.node) else "asyncio"
     loop: asyncio.AbstractEventLoop
     if name == "simulated":
-        seed = _waterspout_marked_seed
-        if seed is None:
-            seed = request.config.getoption("--waterspout-seed")
-        if seed == "random":
-            seed = random.randrange(2**32)
-        if seed is not None:
-            request.node.stash[_SEED] = seed
-        loop = SimulatedLoop(seed=seed, real_wait=options.real_wait)
+        loop = SimulatedLoop(seed=_choose_seed(request, seed), real_wait=options.real_wait)
     elif name in waterspout_loops:
         loop = waterspout_loops[name]()
     else:
@@ -164,10 +162,20 @@ def waterspout_loop(
         raise pytest.UsageError(f"no loop is called {name!r}; there are {', '.join(known)}")
     yield loop
     if not loop.is_closed():
-        leaks = [] if _FAILED in request.node.stash else _lasting_leaks(loop, options.may_leave)
+        passed = request.node.stash.get(_PASSED, False)
+        leaks = _lasting_leaks(loop, options.may_leave) if passed else []
         _close(loop)
         if leaks:
             pytest.fail("\n".join(leaks), pytrace=False)
+
+
+def _choose_seed(request: pytest.FixtureRequest, seed: int | None) -> int | None:
+    if seed is None:
+        wanted = request.config.getoption("--waterspout-seed")
+        seed = random.randrange(2**32) if wanted == "random" else wanted
+    if seed is not None:
+        request.node.stash[_SEED] = seed
+    return seed
 
 
 def _lasting_leaks(loop: asyncio.AbstractEventLoop, allowed: tuple[str, ...]) -> list[str]:
@@ -216,47 +224,49 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an `async def` test that has the marker."""
     if _is_ours(pyfuncitem):
         pyfuncitem.stash[_CENSUS] = Census()
-    function = pyfuncitem.obj
-    marked = pyfuncitem.get_closest_marker("waterspout") is not None
-    if not marked or not inspect.iscoroutinefunction(function):
+    if not _is_marked_coroutine(pyfuncitem):
         return None
+    function = pyfuncitem.obj
     arguments = {
         name: pyfuncitem.funcargs[name]
         for name in inspect.signature(function).parameters
         if name in pyfuncitem.funcargs
     }
     loop: Any = pyfuncitem.funcargs["waterspout_loop"]
-    may_leave = _options(pyfuncitem).may_leave
-
-    async def main() -> list[AnyTask]:
-        await function(**arguments)
-        own = asyncio.current_task()
-        return [task for task in asyncio.all_tasks() if task is not own]
-
-    tasks = loop.run_until_complete(main())
-    if tasks and "tasks" not in may_leave:
-        pytest.fail("tasks left behind:\n" + "\n".join(map(describe, tasks)), pytrace=False)
+    loop.run_until_complete(function(**arguments))
+    others = set(KINDS) - {"tasks"}
+    tasks = _lasting_leaks(loop, (*_Options(pyfuncitem).may_leave, *others))
+    if tasks:
+        pytest.fail("\n".join(tasks), pytrace=False)
     return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget what an earlier run of the same test has come to."""
+    stash: Any = item.stash
+    for key in (_PASSED, _SEED, _CENSUS):
+        if key in stash:
+            del stash[key]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Look for what a test and its fixtures left behind."""
-    try:
-        return (yield)
-    finally:
-        census = item.stash.get(_CENSUS, None)
-        leaks = [] if census is None else census.leaks(_options(item).may_leave)
+    """Look for what a test and its fixtures left behind, unless they failed anyway."""
+    yield
+    census = item.stash.get(_CENSUS, None)
+    if census is not None and item.stash.get(_PASSED, False):
+        leaks = census.leaks(_Options(item).may_leave)
         if leaks:
             pytest.fail("\n".join(leaks), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """Note a failure, and say in which order tasks ran."""
+    """Note whether it passed, or say in which order tasks ran."""
     report = yield
-    if report.failed:
-        item.stash[_FAILED] = True
+    if report.when == "call" and report.passed:
+        item.stash[_PASSED] = True
     if report.failed and _SEED in item.stash:
         seed = item.stash[_SEED]
         text = f"tasks ran in the order of seed {seed}; again with --waterspout-seed={seed}"

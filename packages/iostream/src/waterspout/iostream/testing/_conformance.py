@@ -17,7 +17,7 @@ from waterspout.iostream._errors import StreamClosedError, UnsatisfiableReadErro
 from waterspout.iostream.testing._network import SimulatedNetwork
 
 LARGE = 1_000_003
-"""Bytes that no buffer of a connection holds."""
+"""Bytes, more than are received at a time."""
 
 Test = Callable[[Any, Any], Coroutine[Any, Any, object]]
 
@@ -130,6 +130,51 @@ class StreamConformance:
 
         self.run(test)
 
+    def test_partial_reads_take_what_there_is(self) -> None:
+        """Up to what was asked for, and never more."""
+
+        async def test(left: BaseIOStream, right: BaseIOStream) -> None:
+            await left.write(b"0123456789")
+            assert await right.read_bytes(1) == b"0"
+            some = await right.read_bytes(3, partial=True)
+            assert b"123".startswith(some)
+            assert some
+            memory = bytearray(100)
+            size = await right.read_into(memory, partial=True)
+            assert size > 0
+            rest = await right.read_bytes(9 - len(some) - size)
+            assert some + bytes(memory[:size]) + rest == b"123456789"
+
+        self.run(test)
+
+    def test_streaming_stops_where_it_is_to(self) -> None:
+        """At the number of bytes that were asked for."""
+
+        async def test(left: BaseIOStream, right: BaseIOStream) -> None:
+            pieces: list[bytes] = []
+            await left.write(b"0123456789")
+            assert await right.read_bytes(4, streaming_callback=pieces.append) == b""
+            await asyncio.sleep(0.01)
+            assert b"".join(pieces) == b"0123"
+            assert await right.read_bytes(6) == b"456789"
+
+        self.run(test)
+
+    def test_a_block_closes_the_stream(self) -> None:
+        """Also one that raises."""
+
+        async def test(left: BaseIOStream, right: BaseIOStream) -> None:
+            async with left as entered:
+                assert entered is left
+                assert not left.closed()
+            assert left.closed()
+            with contextlib.suppress(ZeroDivisionError):
+                async with right:
+                    raise ZeroDivisionError
+            assert right.closed()
+
+        self.run(test)
+
     def test_one_read_at_a_time(self) -> None:
         """A second is a mistake, and harms nothing."""
 
@@ -162,6 +207,28 @@ class StreamConformance:
                     task.cancel()
                 await raises(asyncio.CancelledError, task)
             assert await right.read_bytes(6) == b"abcdef"
+
+        self.run(test)
+
+    def test_cancelled_reads_of_other_kinds_leave_every_byte(self) -> None:
+        """What was placed in the caller's memory, or would have been read to the end."""
+
+        async def test(left: BaseIOStream, right: BaseIOStream) -> None:
+            async def fill(memory: bytearray) -> int:
+                return await right.read_into(memory)
+
+            async def drain() -> bytes:
+                return await right.read_until_close()
+
+            await left.write(b"abc")
+            for read in (fill(bytearray(10)), drain()):
+                task = asyncio.create_task(read)
+                await _until(right.reading)
+                await left.write(b"d")
+                await asyncio.sleep(0.01)
+                task.cancel()
+                await raises(asyncio.CancelledError, task)
+            assert await right.read_bytes(5) == b"abcdd"
 
         self.run(test)
 
@@ -210,10 +277,14 @@ class StreamConformance:
         """In order; `writing` tells that some wait."""
 
         async def test(left: BaseIOStream, right: BaseIOStream) -> None:
-            writes = [left.write(bytes([number]) * (LARGE // 5)) for number in range(5)]
-            assert left.writing()
+            writes = [left.write(b"0" * LARGE)]
+            while not left.writing():  # until the connection holds no more
+                writes.append(left.write(b"0" * LARGE))
+            writes += [left.write(bytes([number]) * 10) for number in range(5)]
+            zeros = LARGE * (len(writes) - 5)
+            assert await right.read_bytes(zeros) == b"0" * zeros
             for number in range(5):
-                assert await right.read_bytes(LARGE // 5) == bytes([number]) * (LARGE // 5)
+                assert await right.read_bytes(10) == bytes([number]) * 10
             await asyncio.gather(*writes)
             assert not left.writing()
 
@@ -251,6 +322,8 @@ class StreamConformance:
 
         async def test(left: BaseIOStream, right: BaseIOStream) -> None:
             reading, writing = right.read_bytes(1), right.write(b"x" * LARGE)
+            while not right.writing():
+                writing = right.write(b"x" * LARGE)
             right.close()
             for pending in (reading, writing):
                 error = await raises(StreamClosedError, pending)

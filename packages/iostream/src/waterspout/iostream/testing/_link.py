@@ -7,6 +7,7 @@ buffers, so a sender is held back by a receiver that does not read.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -35,7 +36,8 @@ class Link:
         room: Bytes that can be under way or unreceived, before the sender must wait.
         reset_after: Bytes after which the connection is reset; `None` is never.
         end_after: Bytes after which the sending side ends, and the rest is lost.
-        stall_after: Bytes after which nothing arrives any more.
+        stall_after: Bytes after which nothing arrives any more, until `SimulatedSocket.resume`.
+            Of these three, one at most.
     """
 
     latency: Span = 0.0
@@ -47,20 +49,41 @@ class Link:
     stall_after: int | None = None
 
     def __post_init__(self) -> None:
-        chunk = self.chunk if isinstance(self.chunk, tuple) else (self.chunk, self.chunk)
-        latency = self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
-        if not 0 <= latency[0] <= latency[1]:
-            raise ValueError(f"latency must not be negative, not {self.latency!r}")
-        if self.bandwidth is not None and not self.bandwidth > 0:
-            raise ValueError(f"bandwidth must be positive, not {self.bandwidth!r}")
-        if chunk[0] is not None and not 1 <= chunk[0] <= (chunk[1] or 0):
-            raise ValueError(f"chunk must be positive, not {self.chunk!r}")
+        _check_span("latency", self.latency, 0.0, float)
+        if self.chunk is not None:
+            _check_span("chunk", self.chunk, 1, int)
+        if self.bandwidth is not None:
+            _check_number("bandwidth", self.bandwidth, float)
+            if not self.bandwidth > 0:
+                raise ValueError(f"bandwidth must be positive, not {self.bandwidth!r}")
+        _check_number("room", self.room, int)
         if self.room < 1:
             raise ValueError(f"room must be positive, not {self.room!r}")
-        for name in ("reset_after", "end_after", "stall_after"):
-            value: int | None = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, not {value!r}")
+        bounds = {name: getattr(self, name) for name in ("reset_after", "end_after", "stall_after")}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        for name, bound in given.items():
+            _check_number(name, bound, int)
+            if bound < 0:
+                raise ValueError(f"{name} must not be negative, not {bound!r}")
+        if len(given) > 1:
+            raise ValueError(f"only one thing can happen to a link, not {' and '.join(given)}")
+
+
+def _check_number(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, int if kind is int else (int, float)):
+        wanted = "an integer" if kind is int else "a number"
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_span(name: str, value: Any, least: float, kind: type) -> None:
+    """Check a number of at least so much, or a pair of them."""
+    ends = value if isinstance(value, tuple) else (value, value)
+    if len(ends) != 2:
+        raise TypeError(f"{name} must be a number or a pair of them, not {value!r}")
+    for end in ends:
+        _check_number(name, end, kind)
+    if not least <= ends[0] <= ends[1] < math.inf:
+        raise ValueError(f"{name} must be at least {least} and finite, not {value!r}")
 
 
 class Lane:
@@ -101,6 +124,9 @@ class Lane:
         self._ended = False  # the sender has said so
         self.at_end = False  # and this has arrived
         self._dropped = False
+        bounds = (link.reset_after, link.end_after, link.stall_after)
+        self._bound = next((bound for bound in bounds if bound is not None), None)
+        self._under_way = 0  # things that have not arrived
 
     @property
     def readable(self) -> bool:
@@ -123,31 +149,33 @@ class Lane:
         taken = bytes(data[:size])
         if self._dropped or self._ended:
             return size
-        for name, then in (
-            ("end_after", self.end),
-            ("reset_after", self._reset_soon),
-            ("stall_after", self.stall),
-        ):
-            bound = getattr(self._link, name)
-            if bound is not None and self._sent + len(taken) >= bound:
-                fit = max(0, bound - self._sent)
-                self._post(taken[:fit])
-                self._sent += fit
-                rest = taken[fit:]
-                then()
-                if name == "stall_after":
-                    self._post(rest)
-                    self._sent += len(rest)
-                return size
-        self._post(taken)
+        bound = self._bound
+        if bound is not None and self._sent + size >= bound:
+            fit = max(0, bound - self._sent)
+            self._post(taken[:fit])
+            self._bound = None
+            self._at_bound()
+            taken = taken[fit:]
+        if not self._ended:
+            self._post(taken)
         self._sent += size
         return size
+
+    def _at_bound(self) -> None:
+        """Let happen what is to happen after so many bytes."""
+        if self._link.reset_after is not None:
+            self._ended = True
+            self.travel(self._reset)
+        elif self._link.end_after is not None:
+            self.end()
+        else:
+            self.travel(self.stall)
 
     def end(self) -> None:
         """Let the other side know that nothing more comes."""
         if not self._ended:
             self._ended = True
-            self._travel(0, self._arrive_end)
+            self.travel(self._arrive_end)
 
     def receive(self, size: int) -> bytes:
         """Take up to so many bytes of what has arrived; none at the end."""
@@ -180,8 +208,9 @@ class Lane:
         self._dropped = True
         self._held.clear()
 
-    def _reset_soon(self) -> None:
-        self._travel(0, self._reset)
+    def travel(self, arrive: Callable[[], None]) -> None:
+        """Have something happen at the other end, behind what is under way."""
+        self._travel(0, arrive)
 
     def _post(self, data: bytes) -> None:
         start = 0
@@ -199,10 +228,15 @@ class Lane:
             self._free_at += size / self._link.bandwidth
         when = max(self._free_at + self._draw_latency(), self._last_arrival)
         self._last_arrival = when
-        if when > now:
-            self._at(when, self._let_in, arrive)
+        if when > now or self._under_way:
+            self._under_way += 1
+            self._at(when, self._come, arrive)
         else:
             self._let_in(arrive)
+
+    def _come(self, arrive: Callable[[], None]) -> None:
+        self._under_way -= 1
+        self._let_in(arrive)
 
     def _let_in(self, arrive: Callable[[], None]) -> None:
         if self._dropped:

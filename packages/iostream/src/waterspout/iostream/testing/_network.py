@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import itertools
 import random
 import socket as _socket
 from collections.abc import Callable
@@ -131,7 +132,10 @@ class SimulatedNetwork(Network):
         if not host:
             addresses = ["0.0.0.0" if passive else "127.0.0.1"]  # noqa: S104 (of no machine)
         else:
-            addresses = self.hosts.setdefault(host, [self._new_address(host)])
+            addresses = self.hosts.get(host) or [self._new_address(host)]
+            self.hosts[host] = addresses
+            if isinstance(addresses, str):
+                raise TypeError(f"hosts[{host!r}] must be a list of addresses, not {addresses!r}")
         found = [_address(address, port) for address in addresses]
         found = [one for one in found if family in (_socket.AF_UNSPEC, one[0])]
         if not found:
@@ -142,8 +146,12 @@ class SimulatedNetwork(Network):
         try:
             return str(ipaddress.ip_address(host))
         except ValueError:
-            count = len(self.hosts) + 1
-            return f"10.{count >> 16 & 255}.{count >> 8 & 255}.{count & 255}"
+            taken = {address for addresses in self.hosts.values() for address in addresses}
+            names = (
+                f"10.{count >> 16 & 255}.{count >> 8 & 255}.{count & 255}"
+                for count in itertools.count(1)
+            )
+            return next(name for name in names if name not in taken)
 
     # What its sockets ask for
 
@@ -166,7 +174,10 @@ class SimulatedNetwork(Network):
         name = address or self.any_name(socket.family)
         host, port = name[:2]
         if port == 0:
-            port = next(p for p in range(_FIRST_PORT, 65536) if (host, p) not in self._bound)
+            free = (p for p in range(_FIRST_PORT, 65536) if (host, p) not in self._bound)
+            port = next(free, 0)
+            if not port:
+                raise os_error(errno.EADDRNOTAVAIL)
         if (host, port) in self._bound:
             raise os_error(errno.EADDRINUSE)
         self._bound[host, port] = socket
@@ -205,7 +216,8 @@ class SimulatedNetwork(Network):
 
     def _listener(self, address: Any) -> SimulatedSocket | None:
         host, port = address[:2]
-        for key in ((host, port), ("0.0.0.0", port), ("::", port)):  # noqa: S104
+        any_host = "::" if ipaddress.ip_address(host).version == 6 else "0.0.0.0"  # noqa: S104
+        for key in ((host, port), (any_host, port)):
             socket = self._bound.get(key)
             if socket is not None and socket.listens:
                 return socket

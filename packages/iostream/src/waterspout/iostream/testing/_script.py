@@ -12,6 +12,7 @@ from typing import Any, Self
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view
+from waterspout.iostream._connect import check_port
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream.testing._link import Link
 from waterspout.iostream.testing._network import SimulatedNetwork
@@ -65,6 +66,9 @@ class ScriptedPeer:
     ) -> None:
         if not isinstance(network, SimulatedNetwork):
             raise TypeError(f"network must be a SimulatedNetwork, not {network!r}")
+        if host is not None and not isinstance(host, str):
+            raise TypeError(f"host must be a string or None, not {host!r}")
+        check_port(port)
         self._network = network
         self._host = host
         self._port = port
@@ -73,6 +77,8 @@ class ScriptedPeer:
         self._sockets: list[SimulatedSocket] = []
         self._stream: IOStream | None = None
         self._player: asyncio.Task[None] | None = None
+        self._listener: SimulatedSocket | None = None
+        self._begun = False
         self._at = 0
         self._received = b""  # and not yet expected
 
@@ -94,6 +100,10 @@ class ScriptedPeer:
 
     def wait(self, seconds: float) -> Self:
         """Do nothing for so many seconds."""
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"seconds must be a number, not {seconds!r}")
+        if not seconds >= 0:
+            raise ValueError(f"seconds must not be negative, not {seconds!r}")
         return self._add(f"wait {seconds} s", lambda socket: asyncio.sleep(seconds))
 
     def end(self) -> Self:
@@ -129,6 +139,7 @@ class ScriptedPeer:
         self._sockets.append(listener)
         listener.bind(address)
         listener.listen()
+        self._listener = listener
         self._player = asyncio.create_task(self._accept(listener))
         return listener.getsockname()
 
@@ -145,13 +156,28 @@ class ScriptedPeer:
                 player.cancel()
             if self._stream is not None:
                 self._stream.close()
-            await asyncio.wait([player])
+            await self._finish(player)
             if not player.cancelled():
                 player.result()  # what went wrong there is why it went wrong here
         finally:
             player.cancel()
             for socket in self._sockets:
                 socket.close()
+
+    async def _finish(self, player: "asyncio.Task[None]") -> None:
+        """Wait for the end of the play, but not for what cannot come any more."""
+        if self._listener is not None:
+            await asyncio.sleep(0)
+            if self._at == 0 and not self._begun and not player.done():
+                player.cancel()
+                raise ScriptError(f"nobody connected to {self._listener.getsockname()}")
+            if self._listener.waits():
+                raise ScriptError("there was a second connection")
+        try:
+            await asyncio.wait([player])
+        except asyncio.CancelledError as error:
+            error.add_note(f"{self._where()}: waiting for the other end")
+            raise
 
     async def _accept(self, listener: SimulatedSocket) -> None:
         while True:
@@ -160,6 +186,7 @@ class ScriptedPeer:
             except BlockingIOError:
                 await _ready(listener, READ)
             else:
+                self._begun = True
                 self._sockets.append(socket)
                 await self._play(socket)
                 return
@@ -175,10 +202,12 @@ class ScriptedPeer:
             raise
 
     async def _expect(self, socket: SimulatedSocket, expected: bytes) -> None:
-        while len(self._received) < len(expected):
-            if not expected.startswith(self._received):
-                break
-            more = await self._receive(socket)
+        while len(self._received) < len(expected) and expected.startswith(self._received):
+            try:
+                more = await self._receive(socket)
+            except ConnectionError as error:
+                difference = _difference(expected, self._received)
+                raise self._error(f"the other end is gone ({error}); {difference}") from error
             if not more:
                 raise self._error(f"the other end ended; {_difference(expected, self._received)}")
             self._received += more
@@ -188,7 +217,10 @@ class ScriptedPeer:
         self._received = self._received[len(expected) :]
 
     async def _expect_end(self, socket: SimulatedSocket) -> None:
-        more = self._received or await self._receive(socket)
+        try:
+            more = self._received or await self._receive(socket)
+        except ConnectionError as error:
+            raise self._error(f"the other end is gone: {error}") from error
         if more:
             raise self._error(f"the other end sent {more!r}")
 
@@ -196,9 +228,11 @@ class ScriptedPeer:
         """See that nothing comes after the script, up to the end."""
         self._at += 1
         try:
-            await self._expect_end(socket)
+            more = self._received or await self._receive(socket)
         except ConnectionError:
             return
+        if more:
+            raise self._error(f"the other end sent {more!r}")
 
     async def _send(self, socket: SimulatedSocket, data: bytes) -> None:
         view = memoryview(data)
@@ -224,10 +258,14 @@ class ScriptedPeer:
         socket.reset()
 
     def _error(self, what: str) -> ScriptError:
-        if self._at > len(self._steps):
-            return ScriptError(f"after the script of {len(self._steps)} steps: {what}")
-        text = self._steps[self._at - 1].text
-        return ScriptError(f"in step {self._at} of {len(self._steps)}, {text}: {what}")
+        return ScriptError(f"{self._where()}: {what}")
+
+    def _where(self) -> str:
+        steps = self._steps
+        if self._at > len(steps):
+            return f"after the script of {len(steps)} steps"
+        text = steps[self._at - 1].text if self._at else "before the first"
+        return f"in step {self._at} of {len(steps)}, {text}"
 
 
 def _settle(future: "asyncio.Future[None]") -> None:

@@ -53,6 +53,8 @@ class SimulatedSocket(_socket.socket):
         self._error = 0  # that the next call tells of
         self._broken = False
         self._shut = False  # whether sending was
+        self._shut_in = False  # whether receiving was
+        self._gone = False  # closed, and to say so to who sends
         self._options: dict[tuple[int, int], Any] = {}
 
     def __repr__(self) -> str:
@@ -93,6 +95,8 @@ class SimulatedSocket(_socket.socket):
     def getsockopt(self, level: int, option: int, *args: Any) -> Any:
         """Give an option, or take the error of the connection."""
         self._check_open()
+        if (level, option) == (_socket.SOL_SOCKET, _socket.SO_TYPE):
+            return int(_socket.SOCK_STREAM)
         if (level, option) == (_socket.SOL_SOCKET, _socket.SO_ERROR):
             code, self._error = self._error, 0
             self.update()
@@ -107,9 +111,21 @@ class SimulatedSocket(_socket.socket):
     def getpeername(self) -> Any:
         """Give the address of the other end."""
         self._check_open()
-        if self.peer is None or self._connecting:
+        if self.peer is None or self._connecting or self._broken:
             raise os_error(errno.ENOTCONN)
         return self._peer_name
+
+    def getblocking(self) -> bool:
+        """Never."""
+        return False
+
+    def settimeout(self, value: float | None, /) -> None:
+        """It never blocks."""
+        self.setblocking(value != 0)
+
+    def gettimeout(self) -> float:
+        """None, as it never blocks."""
+        return 0.0
 
     # The ends of a connection
 
@@ -174,6 +190,10 @@ class SimulatedSocket(_socket.socket):
         self._backlog.append(accepted)
         self.update()
 
+    def waits(self) -> bool:
+        """Whether a connection waits to be accepted."""
+        return bool(self._backlog)
+
     @property
     def listens(self) -> bool:
         """Whether it can be connected to."""
@@ -181,19 +201,25 @@ class SimulatedSocket(_socket.socket):
 
     # Bytes
 
-    def recv(self, size: int, *args: Any) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive what there is, up to so many bytes; none at the end."""
         lane = self._connected(self.incoming)
-        if lane.unread == 0:
+        if flags:
+            raise os_error(errno.EOPNOTSUPP)
+        if size < 0:
+            raise ValueError(f"size must not be negative, not {size!r}")
+        if lane.unread == 0 and not (lane.at_end or self._shut_in):
             self._raise_error()
-            if not lane.at_end and not self._broken:
+            if not self._broken:
                 raise BlockingIOError(errno.EAGAIN, "nothing has come")
         return lane.receive(size)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into memory what there is, and give how much; nothing at the end."""
         view = memoryview(buffer).cast("B")
-        data = self.recv(nbytes or len(view))
+        if nbytes > len(view):
+            raise ValueError(f"buffer has no room for {nbytes} bytes")
+        data = self.recv(nbytes or len(view), flags)
         view[: len(data)] = data
         return len(data)
 
@@ -211,12 +237,18 @@ class SimulatedSocket(_socket.socket):
         return sent
 
     def shutdown(self, how: int, /) -> None:
-        """End the sending side."""
+        """End a side, or both."""
         lane = self._connected(self.outgoing)
+        if how not in (_socket.SHUT_RD, _socket.SHUT_WR, _socket.SHUT_RDWR):
+            raise os_error(errno.EINVAL)
+        if self._broken:
+            raise os_error(errno.ENOTCONN)
+        if how != _socket.SHUT_WR:
+            self._shut_in = True
         if how != _socket.SHUT_RD:
             self._shut = True
             lane.end()
-            self.update()
+        self.update()
 
     def stall(self) -> None:
         """Let nothing arrive at this end until `resume`."""
@@ -240,11 +272,12 @@ class SimulatedSocket(_socket.socket):
         self.peer.be_reset()
 
     def be_reset(self) -> None:
-        """Know of a reset."""
+        """Know of a reset; once the other end has ended, it is only sending that fails."""
         if not self._broken:
             assert self.outgoing is not None
+            assert self.incoming is not None
             self._broken = True
-            self._error = errno.ECONNRESET
+            self._error = errno.EPIPE if self.incoming.at_end else errno.ECONNRESET
             self.outgoing.drop()
             self.update()
 
@@ -256,15 +289,17 @@ class SimulatedSocket(_socket.socket):
         self.network.forget(self)
         self.network.loop.close_descriptor(self._descriptor)
         while self._backlog:
-            self._backlog.popleft().close()
+            waiting = self._backlog.popleft()
+            waiting.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
+            waiting.close()
         if self.peer is None or self.incoming is None or self.outgoing is None:
             return
         hard = self._options.get((_socket.SOL_SOCKET, _socket.SO_LINGER)) == _NO_LINGER
         if hard or self.incoming.unread:
-            self.outgoing.drop()
-            self.peer.be_reset()
+            self.outgoing.travel(self.peer.be_reset)
         else:
             self.outgoing.end()
+        self._gone = True
 
     def detach(self) -> int:
         """It has no descriptor that anybody else could use."""
@@ -273,8 +308,11 @@ class SimulatedSocket(_socket.socket):
     def update(self) -> None:
         """Tell the loop what is ready."""
         if not self._open:
-            if self.incoming is not None and self.incoming.unread and self.peer is not None:
-                self.peer.be_reset()  # nobody is here to receive it
+            if self._gone and self.incoming is not None and self.incoming.unread:
+                assert self.peer is not None
+                assert self.outgoing is not None
+                self._gone = False  # nobody is here to receive it, and that is said once
+                self.outgoing.travel(self.peer.be_reset)
             return
         events = 0
         if self._listening:
@@ -282,11 +320,11 @@ class SimulatedSocket(_socket.socket):
         elif self._connecting:
             events = WRITE | READ | ERROR if self._error else 0
         elif self.incoming is not None and self.outgoing is not None:
-            if self.incoming.readable or self._broken:
+            if self.incoming.readable or self._broken or self._shut_in:
                 events |= READ
             if self.outgoing.room or self._broken or self._shut:
                 events |= WRITE
-            if self._broken or (self._shut and self.incoming.at_end):
+            if self._broken or (self._shut and (self.incoming.at_end or self._shut_in)):
                 events |= ERROR
         self._descriptor.ready = events
 
