@@ -136,6 +136,11 @@ def test_tornado_loses_the_notification_of_a_cancelled_waiter():
         notifications(tornado_locks.Condition)
 
 
+@pytest.mark.parametrize("lock_of", [None, lambda condition: condition])
+def test_a_notification_reaches_another(lock_of):
+    assert notifications(locks.Condition, lock_of).points > 5
+
+
 def test_asyncio_lost_it_too():
     """Until 3.11.8, 3.12.2 and 3.13 (python/cpython issue 112202)."""
     version = sys.version_info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
 
 
 class Held:
@@ -18,10 +17,6 @@ class Held:
     def release(self) -> None:
         """Give it back."""
         raise NotImplementedError(type(self).__name__)
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
 
     async def __aexit__(
         self,
