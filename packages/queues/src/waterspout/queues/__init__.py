@@ -8,10 +8,22 @@ Rules:
     resumes goes to the next in line, so neither an item nor a place is lost.
 3.  What needs no waiting does not yield to the event loop.
 4.  A queue may be made anywhere, also before there is a loop, and used in one loop after
-    another; tasks of two open loops never wait in the same one (`RuntimeError`). It is not
-    thread-safe: use it from one thread at a time.
+    another; tasks of two open loops never wait in the same one (`RuntimeError`).
+5.  Other threads use its `threadside`, with the same guarantees. The queue itself is used from
+    one thread at a time.
 """
 
-from waterspout.queues._queue import Queue, QueueEmpty, QueueFull, QueueShutDown
+from waterspout.queues._errors import QueueEmpty, QueueFull, QueueShutDown
+from waterspout.queues._orders import LifoQueue, PriorityQueue
+from waterspout.queues._queue import Queue
+from waterspout.queues._threadside import ThreadSide
 
-__all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
+__all__ = [
+    "LifoQueue",
+    "PriorityQueue",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "ThreadSide",
+]

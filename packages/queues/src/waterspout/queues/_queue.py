@@ -12,24 +12,15 @@ that is reserved may yet come back.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Any, Generic, Self, TypeVar
 
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
+from waterspout.queues._errors import QueueEmpty, QueueFull, QueueShutDown
+from waterspout.queues._threadside import ThreadSide, Turn
 
 T = TypeVar("T")
-
-
-class QueueEmpty(Exception):
-    """`Queue.get_nowait` found nothing to take."""
-
-
-class QueueFull(Exception):
-    """`Queue.put_nowait` found no place."""
-
-
-class QueueShutDown(Exception):
-    """The queue was shut down: it takes no items, and has none for the caller."""
 
 
 class Queue(Generic[T]):
@@ -65,9 +56,14 @@ class Queue(Generic[T]):
         self._unfinished = 0
         self._closed_for_put = False
         self._closed_for_get = False
+        self._is_special = False  # shut down or guarded, so that there is more to do than usual
         # Whether anybody waits is asked at every put and get.
         self._getter_line = self._getters.waiting
         self._putter_line = self._putters.waiting
+        # Threads are let in by a guard, which whoever is at work holds.
+        self._guard: threading.RLock | None = None
+        self._turn = Turn(self)
+        self._threadside: ThreadSide[T] | None = None
         self._init(maxsize)
 
     def __repr__(self) -> str:
@@ -138,7 +134,7 @@ class Queue(Generic[T]):
         """
         if (
             not self._getter_line
-            and not self._closed_for_put
+            and not self._is_special
             and (not self._maxsize or len(self._queue) + self._reserved_places < self._maxsize)
         ):
             if timeout is not None:
@@ -148,33 +144,9 @@ class Queue(Generic[T]):
             return
         if timeout is not None:
             timeout_seconds(timeout)
-        putters = self._putters
-        if putters.served:
-            putters.recover()
-        if self._closed_for_put or not self.full():
-            self.put_nowait(item)
-            return
-        if timeout is None:
-            waiter = putters.join()
-            try:
-                has_place = await waiter
-            except BaseException:
-                putters.abandon(waiter)
-                raise
-            del putters.served[waiter]
-        else:
-            has_place = await putters.wait(timeout)
-        if not has_place:
-            raise QueueShutDown
-        if self._closed_for_put:
-            self._reserved_places -= 1
-            raise QueueShutDown
-        try:
-            self._add(item)
-        except BaseException:
-            self._reclaim_place(True)
-            raise
-        self._reserved_places -= 1
+        with self._turn:
+            if not self._put_now(item):
+                self._put_in_turn(item, await self._putters.wait(timeout))
 
     def put_nowait(self, item: T) -> None:
         """Add an item.
@@ -187,15 +159,45 @@ class Queue(Generic[T]):
             QueueShutDown: If the queue is shut down.
             RuntimeError: If tasks of another open loop wait for items.
         """
-        if self._closed_for_put:
-            raise QueueShutDown
-        if self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize:
+        if self._guard is not None:
+            with self._guard:
+                self._put_or_raise(item)
+        elif self._getter_line or self._is_special:
+            self._put_or_raise(item)
+        elif self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize:
             raise QueueFull
-        if self._getter_line:
-            self._add(item)
         else:
             self._put(item)
             self._unfinished += 1
+
+    def _put_or_raise(self, item: T) -> None:
+        if not self._put_now(item):
+            raise QueueFull
+
+    def _put_now(self, item: T) -> bool:
+        """Add an item, if there is a place."""
+        if self._putters.served:
+            self._putters.recover()
+        if self._closed_for_put:
+            raise QueueShutDown
+        if self.full():
+            return False
+        self._add(item)
+        return True
+
+    def _put_in_turn(self, item: T, has_place: bool) -> None:
+        """Add an item, for who has waited for a place."""
+        if not has_place:
+            raise QueueShutDown
+        if self._closed_for_put:
+            self._reserved_places -= 1
+            raise QueueShutDown
+        try:
+            self._add(item)
+        except BaseException:
+            self._reclaim_place(True)
+            raise
+        self._reserved_places -= 1
 
     def _add(self, item: T) -> None:
         getters = self._getters
@@ -229,7 +231,7 @@ class Queue(Generic[T]):
         """
         if (
             not self._putter_line
-            and not self._closed_for_put
+            and not self._is_special
             and len(self._queue) > self._reserved_items
         ):
             if timeout is not None:
@@ -237,32 +239,41 @@ class Queue(Generic[T]):
             return self._get()
         if timeout is not None:
             timeout_seconds(timeout)
-        getters = self._getters
-        if getters.served:
-            getters.recover()
-        if not self.empty() or self._is_over():
-            return self.get_nowait()
-        if timeout is None:
-            waiter = getters.join()
+        with self._turn:
+            if self._can_get():
+                return self._take()
+            return self._get_in_turn(await self._getters.wait(timeout))
+
+    async def get_many(self, max_items: int | None = None, timeout: Timeout = None) -> list[T]:
+        """Take the next item, once there is one, and those behind it that are there by then.
+
+        Cancelled or timed out, at any moment, it has taken nothing.
+
+        Args:
+            max_items: How many to take at most; `None` takes all that are there.
+            timeout: As for `get`.
+
+        Returns:
+            The items, one or more, in the order in which `get` would have given them.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If `max_items` is not positive, or `timeout` is NaN.
+            Exception: As `get`.
+        """
+        _check_max_items(max_items)
+        first = await self.get(timeout)
+        with self._turn:
+            return self._take_more(first, max_items)
+
+    def _take_more(self, first: T, max_items: int | None) -> list[T]:
+        items = [first]
+        while (max_items is None or len(items) < max_items) and not self.empty():
             try:
-                has_item = await waiter
-            except BaseException:
-                getters.abandon(waiter)
-                raise
-            del getters.served[waiter]
-        else:
-            has_item = await getters.wait(timeout)
-        if not has_item:
-            raise QueueShutDown
-        if self._closed_for_get:
-            raise QueueShutDown
-        try:
-            item = self._take()
-        except BaseException:
-            self._reclaim_item(True)
-            raise
-        self._reserved_items -= 1
-        return item
+                items.append(self._take())
+            except Exception:
+                break  # it comes up again with the next; these are taken
+        return items
 
     def get_nowait(self) -> T:
         """Take the next item.
@@ -276,11 +287,41 @@ class Queue(Generic[T]):
                 own the last items it is `QueueEmpty`: one may come back.)
             RuntimeError: If tasks of another open loop wait for places.
         """
+        if self._guard is not None:
+            with self._guard:
+                return self._get_or_raise()
+        if self._putter_line or self._is_special:
+            return self._get_or_raise()
         if len(self._queue) <= self._reserved_items:
-            raise QueueShutDown if self._is_over() else QueueEmpty
-        if self._putter_line or self._closed_for_put:
-            return self._take()
+            raise QueueEmpty
         return self._get()
+
+    def _get_or_raise(self) -> T:
+        if not self._can_get():
+            raise QueueEmpty
+        return self._take()
+
+    def _can_get(self) -> bool:
+        """Whether there is an item to take."""
+        if self._getters.served:
+            self._getters.recover()
+        if not self.empty():
+            return True
+        if self._is_over():
+            raise QueueShutDown
+        return False
+
+    def _get_in_turn(self, has_item: bool) -> T:
+        """Take an item, for who has waited for one."""
+        if not has_item or self._closed_for_get:
+            raise QueueShutDown
+        try:
+            item = self._take()
+        except BaseException:
+            self._reclaim_item(True)
+            raise
+        self._reserved_items -= 1
+        return item
 
     def _is_over(self) -> bool:
         """Whether there will be no item any more."""
@@ -305,11 +346,12 @@ class Queue(Generic[T]):
             ValueError: If it was called more often than items were put in.
             RuntimeError: If tasks of another open loop wait in `join`.
         """
-        if self._unfinished <= 0:
-            raise ValueError("task_done() called more often than items were put in")
-        if self._unfinished == 1:
-            self._joiners.wake_all(None)
-        self._unfinished -= 1
+        with self._turn:
+            if self._unfinished <= 0:
+                raise ValueError("task_done() called more often than items were put in")
+            if self._unfinished == 1:
+                self._joiners.wake_all(None)
+            self._unfinished -= 1
 
     async def join(self, timeout: Timeout = None) -> None:
         """Wait until `task_done` was called for every item that was put in.
@@ -326,10 +368,11 @@ class Queue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
-        if self._unfinished:
-            await self._joiners.wait(timeout)
-        elif timeout is not None:
+        if timeout is not None:
             timeout_seconds(timeout)
+        with self._turn:
+            if self._unfinished:
+                await self._joiners.wait(timeout)
 
     def shutdown(self, immediate: bool = False) -> None:
         """Take no more items. Whoever waits in `put`, and in `get` for nothing, is told.
@@ -344,15 +387,16 @@ class Queue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here; then nothing was done.
         """
-        for waiters in (self._putters, self._getters, self._joiners):
-            waiters.check_loop()
-        self._closed_for_put = True
-        if immediate:
-            self._closed_for_get = True
-            self._drop_items()
-        self._putters.wake_all(False)
-        if self._is_over():
-            self._getters.wake_all(False)
+        with self._turn:
+            for waiters in (self._putters, self._getters, self._joiners):
+                waiters.check_loop()
+            self._is_special = self._closed_for_put = True
+            if immediate:
+                self._closed_for_get = True
+                self._drop_items()
+            self._putters.wake_all(False)
+            if self._is_over():
+                self._getters.wake_all(False)
 
     def _drop_items(self) -> None:
         self._reserved_items = 0
@@ -374,6 +418,32 @@ class Queue(Generic[T]):
         except QueueShutDown:
             raise StopAsyncIteration from None
 
+    # Threads
+
+    @property
+    def threadside(self) -> ThreadSide[T]:
+        """The same queue for other threads, whose methods block.
+
+        To be asked for inside the running loop that the queue is used in. From then on the queue
+        is guarded: everything takes a little longer, also for tasks.
+
+        Raises:
+            RuntimeError: If no event loop is running, or tasks of another open loop wait here.
+        """
+        side = self._threadside
+        if side is None or not side.belongs_here():
+            for waiters in (self._putters, self._getters, self._joiners):
+                waiters.check_loop()
+            side = self._threadside = ThreadSide(self)
+        return side
+
+    def _let_threads_in(self, guard: threading.RLock) -> None:
+        if self._guard is None:
+            self._guard = guard
+            self._is_special = True
+            for waiters in (self._putters, self._getters, self._joiners):
+                waiters.set_guard(guard)
+
     # Reservations that come back
 
     def _reclaim_item(self, reserved: bool) -> None:
@@ -383,3 +453,10 @@ class Queue(Generic[T]):
     def _reclaim_place(self, reserved: bool) -> None:
         if reserved and not self._putters.wake(True):
             self._reserved_places -= 1
+
+
+def _check_max_items(max_items: int | None) -> None:
+    if max_items is not None and not isinstance(max_items, int):
+        raise TypeError(f"max_items must be an integer or None, not {max_items!r}")
+    if max_items is not None and max_items < 1:
+        raise ValueError(f"max_items must be positive, not {max_items!r}")

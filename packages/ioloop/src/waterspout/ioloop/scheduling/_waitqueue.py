@@ -63,9 +63,10 @@ _EXPIRED: Final = _Mark.EXPIRED
 class _ThreadWaiter:
     """A thread in the line."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "error")
 
     def __init__(self) -> None:
+        self.error: BaseException | None = None
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -91,8 +92,7 @@ class WaitQueue(Generic[T]):
             was cancelled (or its coroutine closed) after it was served. It runs inside that
             task, must not raise, and usually serves the next waiter. Without it such a value is
             dropped.
-        guard: A reentrant lock, if threads are to wait here or to wake. Its owner holds it
-            whenever it calls a method, and is served with it held.
+        guard: A reentrant lock, if threads are to wait here or to wake; see `set_guard`.
 
     Attributes:
         waiting: Those who wait and were not served, the first in line first. Not to be changed;
@@ -117,6 +117,28 @@ class WaitQueue(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} waiters={len(self.waiting)}>"
 
+    def set_guard(self, guard: Guard) -> None:
+        """From now on, let threads wait here and wake, under a guard.
+
+        The owner holds it whenever it calls a method, and holds it when a `wait` comes to its end,
+        also one that began without.
+
+        Args:
+            guard: A reentrant lock.
+        """
+        self._guard = guard
+
+    def fail_threads(self, error: BaseException) -> None:
+        """Have every thread that waits here raise an exception.
+
+        Args:
+            error: What `wait_in_thread` raises.
+        """
+        for waiter in [one for one in self.waiting if isinstance(one, _ThreadWaiter)]:
+            del self.waiting[waiter]
+            waiter.error = error
+            waiter.wake()
+
     async def wait(self, timeout: Timeout = None) -> T:
         """Wait at the end of the line to be handed a value.
 
@@ -138,11 +160,17 @@ class WaitQueue(Generic[T]):
         if timeout is not None:
             return await self._wait_in_time(timeout_seconds(timeout))
         waiter = self.join()
+        if self._guard is not None:
+            self._guard.release()
         try:
-            value: T = await waiter if self._guard is None else await self._unguarded(waiter)
+            value: T = await waiter
         except BaseException:
+            if self._guard is not None:  # it may have come meanwhile
+                self._guard.acquire()
             self.abandon(waiter)
             raise
+        if self._guard is not None:
+            self._guard.acquire()
         del self.served[waiter]
         return value
 
@@ -154,14 +182,19 @@ class WaitQueue(Generic[T]):
         scheduler = current_scheduler()
         waiter = self.join()
         timer = scheduler.call_later(seconds, self._expire, waiter)
+        if self._guard is not None:
+            self._guard.release()
         try:
-            value: T | _Mark
-            value = await waiter if self._guard is None else await self._unguarded(waiter)
+            value: T | _Mark = await waiter
         except BaseException:
+            if self._guard is not None:
+                self._guard.acquire()
             self.abandon(waiter)
             raise
         finally:
             scheduler.remove_timeout(timer)
+        if self._guard is not None:
+            self._guard.acquire()
         if isinstance(value, _Mark):
             raise TimeoutError
         del self.served[waiter]
@@ -245,6 +278,7 @@ class WaitQueue(Generic[T]):
             TimeoutError: If it was not served in time.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
+            BaseException: What `fail_threads` was given.
         """
         guard = self._guard
         assert guard is not None, "threads wait only under a guard"
@@ -261,6 +295,8 @@ class WaitQueue(Generic[T]):
             self.abandon(waiter)
             raise
         guard.acquire()
+        if waiter.error is not None:
+            raise waiter.error
         if self.waiting.pop(waiter, self) is None:
             raise TimeoutError
         return self.served.pop(waiter)
@@ -365,16 +401,6 @@ class WaitQueue(Generic[T]):
             if not isinstance(waiter, _ThreadWaiter):
                 return waiter.get_loop()
         return None
-
-    async def _unguarded(self, waiter: "asyncio.Future[Any]") -> Any:
-        """Await a waiter without the guard."""
-        guard = self._guard
-        assert guard is not None
-        guard.release()
-        try:
-            return await waiter
-        finally:
-            guard.acquire()
 
     def _recover_guarded(self) -> None:
         with self._guard or contextlib.nullcontext():
