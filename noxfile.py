@@ -175,7 +175,8 @@ def types(session: nox.Session) -> None:
     named = [part for module in [*modules, "waterspout_spider"] for part in ("-p", module)]
     session.run("mypy", *named, env={"MYPYPATH": path})
     session.run("mypy", *map(str, sorted((ROOT / "tools").glob("*.py"))), env={"MYPYPATH": "tools"})
-    session.run("pyright", *sources, str(SPIDER / "src"))
+    # Or what a source imports of its own package would be the installed one's, another class.
+    session.run("pyright", *sources, str(SPIDER / "src"), env={"PYTHONPATH": path})
     for package in TABLE.values():
         session.run("pyright", "--ignoreexternal", "--verifytypes", package.module)
 

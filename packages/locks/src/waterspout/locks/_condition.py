@@ -114,7 +114,10 @@ class Condition(Held):
         lock = self._lock
         holds = lock.locked()
         if holds and lock._is_anothers():
-            raise RuntimeError("wait() of a condition whose lock another task holds")
+            raise RuntimeError(
+                "wait() of a condition whose lock another task holds (before Python 3.12, "
+                "asyncio.wait_for makes a task of its own: use timeout=)"
+            )
         self._waiters.check_loop()
         if seconds is not None and seconds <= 0:
             return False

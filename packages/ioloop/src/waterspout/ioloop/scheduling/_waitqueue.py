@@ -81,6 +81,16 @@ class _ThreadWaiter:
         self._gate.release()
 
 
+class _Steadfast(asyncio.Future[Any]):
+    """A future that is not cancelled with the task that awaits it.
+
+    The task notes that it is to be cancelled, and raises that when the future is done.
+    """
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
 _Waiter: TypeAlias = "asyncio.Future[Any] | _ThreadWaiter"
 
 
@@ -203,8 +213,11 @@ class WaitQueue(Generic[T]):
     # The steps of a wait without a timeout or guard, for owners that count every call:
     # `waiter = join()`; await it, and if that raises, `abandon(waiter)`; then `del served[waiter]`.
 
-    def join(self) -> "asyncio.Future[T]":
+    def join(self, waiter: "asyncio.Future[T] | None" = None) -> "asyncio.Future[T]":
         """Stand at the end of the line.
+
+        Args:
+            waiter: The future to stand there; by default a new one.
 
         Returns:
             A future of the value, to be awaited by the running task.
@@ -212,7 +225,8 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here.
         """
-        waiter: asyncio.Future[T] = asyncio.Future()
+        if waiter is None:
+            waiter = asyncio.Future()
         if self.waiting:
             self.check_loop()
         self.waiting[waiter] = None
@@ -246,15 +260,12 @@ class WaitQueue(Generic[T]):
             RuntimeError: If tasks of another open loop wait here.
             CancelledError: If it was cancelled meanwhile; the value is the caller's all the same.
         """
-        waiter = self.join()
+        waiter = self.join(_Steadfast())
         cancelled: asyncio.CancelledError | None = None
         try:
             while not waiter.done():
-                # What a task awaits is cancelled with it, so it awaits a stand-in.
-                stand_in: asyncio.Future[None] = waiter.get_loop().create_future()
-                waiter.add_done_callback(lambda _, it=stand_in: it.done() or it.set_result(None))  # type: ignore[misc]
                 try:
-                    await stand_in
+                    await waiter
                 except asyncio.CancelledError as error:
                     cancelled = error
         except BaseException:
