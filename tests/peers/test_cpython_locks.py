@@ -30,7 +30,6 @@ NOT_FOLLOWED = {
     "ConditionTests.test_notify_all_unacquired": NO_LOCK,
     "ConditionTests.test_notify_unacquired": NO_LOCK,
     "ConditionTests.test_repr": SHOWN,
-    "ConditionTests.test_wait_cancel": ANOTHERS,
     "ConditionTests.test_wait_cancel_contested": PRIVATE + ": it waits for one of its waiters",
     "SemaphoreTests.test_acquire_fifo_order_2": (
         "a permit is handed over by release, not taken by who resumes, so that the order is that "
@@ -48,7 +47,14 @@ if sys.version_info < (3, 12):
     NOT_FOLLOWED["ConditionTests.test_timeout_in_block"] = (
         ANOTHERS + "; before Python 3.12 asyncio.wait_for makes a task of its own, so use timeout="
     )
-SKIPPED = {  # they wait for ever for an error that does not come
+NOT_FOLLOWED |= {
+    f"{kind}Queue{what}Tests.test_format": PRIVATE
+    for kind in ("", "Lifo", "Priority")
+    for what in ("Join", "Shutdown")
+}
+SKIPPED = {  # they wait for ever, or leave an error behind
+    "BarrierTests": "is about a class of asyncio's that we have no other of",
+    "ConditionTests.test_wait_cancel": ANOTHERS,
     "ConditionTests.test_wait_for_unacquired": NO_LOCK,
     "ConditionTests.test_wait_unacquired": NO_LOCK,
 }
@@ -84,7 +90,7 @@ def _of(module, reasons):
     return {
         key: reason
         for key, reason in reasons.items()
-        if hasattr(getattr(module, key.partition(".")[0], None), key.partition(".")[2])
+        if hasattr(getattr(module, key.partition(".")[0], None), key.partition(".")[2] or "run")
     }
 
 

@@ -546,3 +546,54 @@ async def test_threads_that_were_served_are_not_recovered():
         room.queue.recover()
         assert room.queue.check_loop()
     assert await waiting == "x"
+
+
+async def test_a_guard_may_come_while_tasks_wait():
+    queue, guard = WaitQueue(), threading.RLock()
+
+    async def wait(timeout, ends):
+        """As an owner does it: with the guard held at the end, whenever it came."""
+        try:
+            return await queue.wait(timeout)
+        finally:
+            ends.append(True)
+            guard.release()
+
+    ends = []
+    tasks = [asyncio.create_task(wait(timeout, ends)) for timeout in (None, 30, None, 30)]
+    await settle()
+    queue.set_guard(guard)
+    tasks[2].cancel()
+    tasks[3].cancel()
+    await settle()
+    with guard:
+        assert queue.wake_all("x") == 2
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert outcomes[:2] == ["x", "x"]
+    assert [type(outcome) for outcome in outcomes[2:]] == [asyncio.CancelledError] * 2
+    assert ends == [True] * 4
+
+
+async def test_threads_may_be_told_of_an_error():
+    room = Room()
+    thread = asyncio.create_task(asyncio.to_thread(room.wait_in_thread))
+    await room.has(1)
+    task = asyncio.create_task(room.wait())
+    await room.has(2)
+    with room.guard:
+        room.queue.fail_threads(ZeroDivisionError("over"))
+    with pytest.raises(ZeroDivisionError, match="over"):
+        await thread
+    assert len(room.queue) == 1
+    room.wake("x")
+    assert await task == "x"
+
+
+async def test_a_guarded_task_that_is_cancelled_leaves_the_line():
+    room = Room()
+    task = asyncio.create_task(room.wait())
+    await room.has(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(room.queue) == 0
