@@ -104,7 +104,7 @@ class Lock(Held):
                 waiters.abandon(waiter)
                 raise
             del waiters.served[waiter]
-            self._take_over()
+            self._take_over(waiter.get_loop())
         else:
             await self.acquire()
         return self
@@ -117,11 +117,11 @@ class Lock(Held):
         """
         if not self._locked:
             raise RuntimeError("release() of a lock that is not locked")
-        if self._waiters.waiting:
-            self._pass_on()
-        else:
-            self._locked = False
-            self._holder = None
+        waiters = self._waiters
+        self._handed = self._locked = bool(
+            waiters.waiting and waiters.hand_over(None, waiters.check_loop())
+        )
+        self._holder = None
 
     def _pass_on(self, permit: None = None) -> None:
         self._handed = self._locked = self._waiters.wake(None)
@@ -161,6 +161,6 @@ class Lock(Held):
             raise
         self._take_over()
 
-    def _take_over(self) -> None:
+    def _take_over(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._handed = False
-        self._holder = asyncio.current_task()
+        self._holder = asyncio.current_task(loop)

@@ -132,18 +132,17 @@ class Queue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
-        if (
-            not self._getter_line
-            and not self._is_special
-            and (not self._maxsize or len(self._queue) + self._reserved_places < self._maxsize)
-        ):
-            if timeout is not None:
-                timeout_seconds(timeout)
-            self._put(item)
-            self._unfinished += 1
-            return
         if timeout is not None:
             timeout_seconds(timeout)
+        if not self._is_special and not (
+            self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize
+        ):
+            if self._getter_line:
+                self._add(item)
+            else:
+                self._put(item)
+                self._unfinished += 1
+            return
         with self._turn:
             if not self._put_now(item):
                 self._put_in_turn(item, await self._putters.wait(timeout))
@@ -229,16 +228,10 @@ class Queue(Generic[T]):
             TypeError: If `timeout` is no number, `timedelta` or `None`.
             ValueError: If `timeout` is NaN.
         """
-        if (
-            not self._putter_line
-            and not self._is_special
-            and len(self._queue) > self._reserved_items
-        ):
-            if timeout is not None:
-                timeout_seconds(timeout)
-            return self._get()
         if timeout is not None:
             timeout_seconds(timeout)
+        if not self._is_special and len(self._queue) > self._reserved_items:
+            return self._take() if self._putter_line else self._get()
         with self._turn:
             if self._can_get():
                 return self._take()
