@@ -226,17 +226,6 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             )
         return super().call_soon_threadsafe(callback, *args, context=context)
 
-    create_connection = _only_real("create_connection", "descriptors")
-    create_server = _only_real("create_server", "descriptors")
-    create_datagram_endpoint = _only_real("create_datagram_endpoint", "descriptors")
-    create_unix_connection = _only_real("create_unix_connection", "descriptors")
-    create_unix_server = _only_real("create_unix_server", "descriptors")
-    connect_accepted_socket = _only_real("connect_accepted_socket", "descriptors")
-    connect_read_pipe = _only_real("connect_read_pipe", "descriptors")
-    connect_write_pipe = _only_real("connect_write_pipe", "descriptors")
-    subprocess_exec = _only_real("subprocess_exec", "processes")
-    subprocess_shell = _only_real("subprocess_shell", "processes")
-
     def add_signal_handler(  # type: ignore[override]
         self, sig: int, callback: Callable[..., object], *args: Any
     ) -> None:
@@ -415,6 +404,25 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _write_to_self(self) -> None:
         if self._real_wait is not None:
             super()._write_to_self()  # type: ignore[misc]
+
+
+_REAL = {
+    "descriptors": (
+        "create_connection",
+        "create_server",
+        "create_datagram_endpoint",
+        "create_unix_connection",
+        "create_unix_server",
+        "connect_accepted_socket",
+        "connect_read_pipe",
+        "connect_write_pipe",
+    ),
+    "processes": ("subprocess_exec", "subprocess_shell"),
+}
+
+for _what, _names in _REAL.items():
+    for _name in _names:
+        setattr(SimulatedLoop, _name, _only_real(_name, _what))
 
 
 def simulate(

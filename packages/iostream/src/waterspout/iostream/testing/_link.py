@@ -122,7 +122,7 @@ class Lane:
         self._held: deque[Callable[[], None]] = deque()  # what a stall keeps back
         self._stalled = False
         self._ended = False  # the sender has said so
-        self.at_end = False  # and this has arrived
+        self.at_end: bool = False  # and this has arrived
         self._dropped = False
         bounds = (link.reset_after, link.end_after, link.stall_after)
         self._bound = next((bound for bound in bounds if bound is not None), None)
