@@ -93,8 +93,10 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session
 @each_package
 def min_deps(session: nox.Session, package: str) -> None:
-    """A package's tests with the oldest siblings that it allows."""
+    """A package's tests with the oldest siblings that it allows, where these are not the tree's."""
     chosen = TABLE[package]
+    if not any(releasing.versions(name) for name in chosen.siblings):
+        session.skip("no sibling was ever released: this would be the session `tests`")
     wheels = [str(_build(session, chosen)[1])]
     for name, specifier in chosen.siblings.items():
         tag = releasing.oldest_tag(name, specifier)
@@ -123,15 +125,15 @@ def integration(session: nox.Session) -> None:
 @nox.session
 @each_package
 def variants(session: nox.Session, package: str) -> None:
-    """A package's tests in Python's development mode, and with tasks that start eagerly."""
+    """A package's quick tests in Python's development mode, and with tasks that start eagerly."""
     session.install(*_wheels(session, [package]), *TABLE[package].test_requirements)
-    tests = str(TABLE[package].path / "tests")
-    _pytest(session, tests, python=("python", "-X", "dev", "-m", "pytest"))
+    tests = [str(TABLE[package].path / "tests"), "-m", "not slow"]
+    _pytest(session, *tests, python=("python", "-X", "dev", "-m", "pytest"))
     version = session.run(
         "python", "-c", "import sys; print(sys.version_info >= (3, 12))", silent=True
     )
     if version and version.strip() == "True":
-        _pytest(session, tests, env={"WATERSPOUT_TASKS": "eager"})
+        _pytest(session, *tests, env={"WATERSPOUT_TASKS": "eager"})
 
 
 @nox.session

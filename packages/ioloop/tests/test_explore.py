@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import math
-import sys
 import tracemalloc
 
 import pytest
@@ -384,7 +383,6 @@ def test_timers_and_timeouts_are_part_of_a_schedule():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.flags.dev_mode, reason="asyncio notes a stack for each callback then")
 def test_memory_does_not_grow_with_the_schedules():
     runs, samples = itertools.count(), []
 

@@ -9,6 +9,8 @@ import pytest
 from waterspout.ioloop.testing import cancel_everywhere, explore, simulate
 from waterspout.locks import BoundedSemaphore, Event, Lock, Semaphore
 
+pytestmark = pytest.mark.slow  # not each, but all of them
+
 LOCKS = [Lock, Semaphore, BoundedSemaphore, lambda: Semaphore(2)]
 by_lock = pytest.mark.parametrize(
     "make", LOCKS, ids=["lock", "semaphore", "bounded semaphore", "semaphore of 2"]

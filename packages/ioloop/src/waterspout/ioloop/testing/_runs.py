@@ -80,6 +80,7 @@ class Run:
             KeyboardInterrupt: If it raised that, or `SystemExit`.
         """
         loop = SimulatedLoop(order=self._order)
+        loop.set_debug(False)  # it notes a stack for each callback, and a run has a trace instead
         loop.set_exception_handler(self._note)
         loop._observer, loop._wrap, loop._made = self._observer, self._wrap, self._made
         loop._most_turns = self._max_turns
