@@ -156,12 +156,31 @@ async def test_a_hand_off_and_a_timeout_in_the_same_tick(hand_off_first):
 async def test_expired_and_cancelled_before_it_resumes_has_nothing():
     back = []
     queue = WaitQueue(back.append)
-    task = (await park(queue, 1, timeout=10))[0]
-    asyncio.get_running_loop().call_later(10, lambda: task.cancel())
-    await asyncio.sleep(10.1)
-    assert task.cancelled()
+    tasks = await park(queue, 6, timeout=10)
+    others = await park(queue, 5)
+    asyncio.get_running_loop().call_later(10, tasks[0].cancel)
+    await asyncio.wait(tasks)
+    assert tasks[0].cancelled()
+    assert all(isinstance(task.exception(), TimeoutError) for task in tasks[1:])
     assert back == []
-    assert len(queue) == 0
+    assert len(queue) == 5
+    assert queue.wake_all("x") == 5
+    assert await asyncio.gather(*others) == ["x"] * 5
+
+
+@pytest.mark.parametrize("leavers", [(3,), (0, 2), (2, 0), (1, 2, 3), (4, 3, 2, 1, 0)])
+async def test_who_left_is_not_counted_and_does_not_keep_the_line_for_its_loop(leavers):
+    queue = WaitQueue()
+    tasks = await park(queue, 5)
+    for number in leavers:
+        tasks[number].cancel()
+        await settle()
+    assert len(queue) == 5 - len(leavers)
+    staying = [task for number, task in enumerate(tasks) if number not in leavers]
+    for number in range(len(staying)):
+        assert queue.wake(number)
+    assert await asyncio.gather(*staying) == list(range(len(staying)))
+    await asyncio.to_thread(asyncio.run, _served(queue))
 
 
 async def test_zero_timeout_does_not_wait():
@@ -246,8 +265,8 @@ def test_waiters_of_a_closed_loop_are_dropped():
     assert len(queue) == 0
 
 
-def serve_in_a_loop_that_closes(queue, value):
-    """Hand a value to a coroutine whose loop closes before it can resume; give the coroutine."""
+def serve_in_another_loop(queue, value):
+    """Hand a value to a coroutine that does not resume; give its loop and the coroutine."""
     loop = asyncio.new_event_loop()
     waiting = queue.wait()
 
@@ -256,6 +275,12 @@ def serve_in_a_loop_that_closes(queue, value):
         assert queue.wake(value)
 
     loop.run_until_complete(begin())
+    return loop, waiting
+
+
+def serve_in_a_loop_that_closes(queue, value):
+    """Hand a value to a coroutine whose loop closes before it can resume; give the coroutine."""
+    loop, waiting = serve_in_another_loop(queue, value)
     loop.close()
     return waiting
 
@@ -279,10 +304,32 @@ def test_it_is_recovered_also_if_the_garbage_collector_was_faster():
     assert back == ["permit"]
 
 
-async def test_then_those_who_wait_are_told_in_their_own_thread():
+async def test_who_comes_to_a_line_is_served_what_is_recovered():
     queue = WaitQueue(lambda value: queue.wake(value))
     waiting = await asyncio.to_thread(serve_in_a_loop_that_closes, queue, "permit")
+    assert await queue.wait() == "permit"
+    waiting.close()
+    assert len(queue) == 0
+
+
+async def test_it_is_recovered_from_a_loop_that_closes_later():
+    queue = WaitQueue(lambda value: queue.wake(value))
+    loop, waiting = await asyncio.to_thread(serve_in_another_loop, queue, "permit")
+    tasks = await park(queue, 1)
+    loop.close()
+    tasks += await park(queue, 1)
+    assert await tasks[0] == "permit"
+    assert queue.wake("another")
+    assert await tasks[1] == "another"
+    waiting.close()
+    assert len(queue) == 0
+
+
+async def test_those_who_wait_are_told_of_it_in_their_own_thread():
+    queue = WaitQueue(lambda value: queue.wake(value))
+    loop, waiting = await asyncio.to_thread(serve_in_another_loop, queue, "permit")
     [task] = await park(queue, 1)
+    loop.close()
     await asyncio.to_thread(waiting.close)
     assert await task == "permit"
 
@@ -518,21 +565,10 @@ def test_a_thread_stays_in_line_when_a_loop_has_closed():
 async def test_a_guarded_coroutine_closed_in_any_thread_is_recovered():
     room = Room(lambda value: room.queue.wake(value))
 
-    def serve_and_close():
-        loop = asyncio.new_event_loop()
-        waiting = room.wait()
-
-        async def begin():
-            waiting.send(None)
-            assert room.wake("permit")
-
-        loop.run_until_complete(begin())
-        loop.close()
-        return waiting
-
-    waiting = await asyncio.to_thread(serve_and_close)
+    loop, waiting = await asyncio.to_thread(serve_in_another_loop, room, "permit")
     task = asyncio.create_task(room.wait())
     await room.has(1)
+    loop.close()
     await asyncio.to_thread(waiting.close)
     assert await task == "permit"
 

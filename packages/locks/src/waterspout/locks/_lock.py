@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Self
 
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 from waterspout.locks._held import Held
+
+_current_task = asyncio.current_task
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class Lock(Held):
     It has no owner: any task may release it.
     """
 
-    __slots__ = ("_handed", "_holder", "_locked", "_notes_holder", "_waiters")
+    __slots__ = ("_holder", "_line", "_locked", "_notes_holder", "_waiters")
 
     def __init__(self) -> None:
         self._locked = False
-        self._handed = False  # to a task that has not resumed
         self._waiters: WaitQueue[None] = WaitQueue(self._pass_on)
+        self._line = self._waiters.waiting
         # To ask which task is running takes longer than to take the lock.
         self._notes_holder = False
         self._holder: asyncio.Task[Any] | None = None
@@ -95,8 +98,8 @@ class Lock(Held):
         if not self._locked and not self._notes_holder:
             self._locked = True
             return self
-        waiters = self._waiters
-        if self._locked and not waiters.served:
+        if self._locked:
+            waiters = self._waiters
             waiter = waiters.join()
             try:
                 await waiter
@@ -104,7 +107,7 @@ class Lock(Held):
                 waiters.abandon(waiter)
                 raise
             del waiters.served[waiter]
-            self._take_over(waiter.get_loop())
+            self._holder = _current_task(waiter.get_loop())
         else:
             await self.acquire()
         return self
@@ -117,15 +120,24 @@ class Lock(Held):
         """
         if not self._locked:
             raise RuntimeError("release() of a lock that is not locked")
-        waiters = self._waiters
-        self._handed = self._locked = bool(
-            waiters.waiting and waiters.hand_over(None, waiters.check_loop())
-        )
+        self._locked = self._waiters.wake(None)
         self._holder = None
 
     def _pass_on(self, permit: None = None) -> None:
-        self._handed = self._locked = self._waiters.wake(None)
+        self._locked = self._waiters.wake(None)
         self._holder = None
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if self._line or not self._locked:
+            self.release()
+        else:  # as there, in fewer steps
+            self._locked = False
+            self._holder = None
 
     # For a condition
 
@@ -139,7 +151,7 @@ class Lock(Held):
         Who took it before its holders were noted is not known, and is given the benefit.
         """
         if self._holder is None:
-            return self._handed
+            return bool(self._waiters.served)
         return self._holder is not asyncio.current_task()
 
     async def _acquire_through(self, error: BaseException | None = None) -> None:
@@ -161,6 +173,5 @@ class Lock(Held):
             raise
         self._take_over()
 
-    def _take_over(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._handed = False
-        self._holder = asyncio.current_task(loop)
+    def _take_over(self) -> None:
+        self._holder = _current_task()

@@ -134,15 +134,33 @@ class Queue(Generic[T]):
         """
         if timeout is not None:
             timeout_seconds(timeout)
-        if not self._is_special and not (
-            self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize
-        ):
+        putters = self._putters
+        if self._is_special:
+            await self._put_specially(item, timeout)
+        elif not (self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize):
             if self._getter_line:
                 self._add(item)
             else:
                 self._put(item)
                 self._unfinished += 1
-            return
+        elif timeout is not None:
+            await self._put_specially(item, timeout)
+        else:  # as there, in fewer steps
+            waiter = putters.join()
+            try:
+                has_place = await waiter
+            except BaseException:
+                putters.abandon(waiter)
+                raise
+            if self._guard is None:
+                del putters.served[waiter]
+                self._put_in_turn(item, has_place)
+                return
+            with self._turn:
+                del putters.served[waiter]
+                self._put_in_turn(item, has_place)
+
+    async def _put_specially(self, item: T, timeout: Timeout) -> None:
         with self._turn:
             if not self._put_now(item):
                 self._put_in_turn(item, await self._putters.wait(timeout))
@@ -200,11 +218,14 @@ class Queue(Generic[T]):
 
     def _add(self, item: T) -> None:
         getters = self._getters
-        here = getters.check_loop()
-        self._put(item)
+        if not getters.waiting:
+            self._put(item)
+        else:
+            here = getters.check_loop()
+            self._put(item)
+            if getters.hand_over(True, here):
+                self._reserved_items += 1
         self._unfinished += 1
-        if getters.waiting and getters.hand_over(True, here):
-            self._reserved_items += 1
 
     # Getting
 
@@ -230,8 +251,27 @@ class Queue(Generic[T]):
         """
         if timeout is not None:
             timeout_seconds(timeout)
-        if not self._is_special and len(self._queue) > self._reserved_items:
+        getters = self._getters
+        if self._is_special:
+            return await self._get_specially(timeout)
+        if len(self._queue) > self._reserved_items:
             return self._take() if self._putter_line else self._get()
+        if timeout is not None:
+            return await self._get_specially(timeout)
+        waiter = getters.join()  # as there, in fewer steps
+        try:
+            has_item = await waiter
+        except BaseException:
+            getters.abandon(waiter)
+            raise
+        if self._guard is None:
+            del getters.served[waiter]
+            return self._get_in_turn(has_item)
+        with self._turn:
+            del getters.served[waiter]
+            return self._get_in_turn(has_item)
+
+    async def _get_specially(self, timeout: Timeout) -> T:
         with self._turn:
             if self._can_get():
                 return self._take()
@@ -309,7 +349,7 @@ class Queue(Generic[T]):
         if not has_item or self._closed_for_get:
             raise QueueShutDown
         try:
-            item = self._take()
+            item = self._take() if self._putter_line or self._is_special else self._get()
         except BaseException:
             self._reclaim_item(True)
             raise
@@ -322,10 +362,13 @@ class Queue(Generic[T]):
 
     def _take(self) -> T:
         putters = self._putters
-        here = putters.check_loop()
-        item = self._get()
-        if putters.waiting and putters.hand_over(True, here):
-            self._reserved_places += 1
+        if not putters.waiting:
+            item = self._get()
+        else:
+            here = putters.check_loop()
+            item = self._get()
+            if putters.hand_over(True, here):
+                self._reserved_places += 1
         if self._closed_for_put and self._is_over():
             self._getters.wake_all(False)
         return item

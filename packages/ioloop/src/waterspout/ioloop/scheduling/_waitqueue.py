@@ -12,15 +12,15 @@ Rules:
 5.  Threads may wait in the same line, where the owner has a guard: a lock that its owner holds
     around everything it does, and that is let go while somebody waits.
 
-Why no hand-off is lost. A waiter is a future in an ordered dictionary. It leaves the dictionary
-once, by one of three hands: `wake` (and then the future has a value), the timer (and then the
-future has the mark `_EXPIRED`), or its own task. A task that leaves its `await` by an exception
-finds its future in one of these states:
+Why no hand-off is lost. A waiter is a future in a line. It leaves the line once, by one of three
+hands: `wake` (and then the future has a value), the timer (and then the future has the mark
+`_EXPIRED`), or its own task. A task that leaves its `await` by an exception finds its future in
+one of these states:
 
--   in the dictionary: nobody served it, and it takes itself out;
--   cancelled and out of the dictionary: `wake` passed it over in the gap between its
-    cancellation and its resumption, and served the next;
--   with a value: it was served in the gap between the hand-off and its resumption, so the value
+-   in the line: nobody served it, and it leaves;
+-   cancelled and passed over: `wake` came to it in the gap between its cancellation and its
+    resumption, and served the next;
+-   served: `wake` came to it in the gap between the hand-off and its resumption, so the value
     is reclaimed, now, before any other task can run;
 -   expired: it has nothing.
 
@@ -28,9 +28,13 @@ There is no fifth state, because all of these steps run in one thread, or under 
 of them awaits. A hand-off counts from the moment at which it is noted among the served; where it
 comes from another thread, the loop is told a little later, and may find that the task has gone.
 
+Leaving takes constant time, although the line is a deque: who leaves is noted among the left, and
+the line is cleared of them once they are more than half of it, or when `wake` comes to them.
+
 A loop may close after a hand-off and before its task resumes; that task never does. So the served
 are remembered until they have resumed, and `recover` reclaims from those whose loop is closed.
-Owners call it before they make anybody wait.
+`join` calls it once the newcomer stands in line, who so may be served at once. Owners call it
+before they say no without making anybody wait.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -58,10 +62,11 @@ class _Mark(Enum):
 
 
 _EXPIRED: Final = _Mark.EXPIRED
+_NO_GUARD: Final = contextlib.nullcontext()
 
 
 class _ThreadWaiter:
-    """A thread in the line."""
+    """A thread in the line, with what the line asks of a future."""
 
     __slots__ = ("_gate", "error")
 
@@ -71,14 +76,17 @@ class _ThreadWaiter:
         self._gate.acquire()
 
     def done(self) -> bool:
-        """A thread that gives up takes itself out of the line, under the guard."""
+        """A thread that gives up leaves the line at once, under the guard."""
         return False
 
     def wait(self, seconds: float | None) -> None:
         self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
-    def wake(self) -> None:
+    def set_result(self, value: object) -> None:
         self._gate.release()
+
+    def get_loop(self) -> None:
+        """It waits in none."""
 
 
 class _Steadfast(asyncio.Future[Any]):
@@ -105,27 +113,32 @@ class WaitQueue(Generic[T]):
         guard: A reentrant lock, if threads are to wait here or to wake; see `set_guard`.
 
     Attributes:
-        waiting: Those who wait and were not served, the first in line first. Not to be changed;
-            whether it is empty is a question that costs little.
+        waiting: The line, the first first, and among them some who have left it. Not to be
+            changed; to ask whether it is empty costs little.
         served: Those who were handed a value and have not resumed, with the value.
     """
 
-    __slots__ = ("_guard", "_reclaim", "served", "waiting")
+    __slots__ = ("_guard", "_left", "_loop", "_passed", "_reclaim", "served", "waiting")
 
     def __init__(
         self, reclaim: Callable[[T], object] | None = None, guard: Guard | None = None
     ) -> None:
         self._reclaim = reclaim
         self._guard = guard
-        self.waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        self.waiting: deque[_Waiter] = deque()
         self.served: dict[_Waiter, T] = {}
+        # Of the last who joined; None for "look closely".
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Dictionaries, since an empty one is smaller than an empty set.
+        self._left: dict[_Waiter, None] = {}  # still among the waiting
+        self._passed: dict[asyncio.Future[Any], None] = {}  # cancelled, and not resumed yet
 
     def __len__(self) -> int:
         """How many wait that were not served."""
-        return len(self.waiting)
+        return len(self.waiting) - len(self._left)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} waiters={len(self.waiting)}>"
+        return f"<{type(self).__name__} waiters={len(self)}>"
 
     def set_guard(self, guard: Guard) -> None:
         """From now on, let threads wait here and wake, under a guard.
@@ -144,10 +157,11 @@ class WaitQueue(Generic[T]):
         Args:
             error: What `wait_in_thread` raises.
         """
-        for waiter in [one for one in self.waiting if isinstance(one, _ThreadWaiter)]:
-            del self.waiting[waiter]
+        live = self._live()
+        self._keep(one for one in live if not isinstance(one, _ThreadWaiter))
+        for waiter in (one for one in live if isinstance(one, _ThreadWaiter)):
             waiter.error = error
-            waiter.wake()
+            waiter.set_result(None)
 
     async def wait(self, timeout: Timeout = None) -> T:
         """Wait at the end of the line to be handed a value.
@@ -210,8 +224,9 @@ class WaitQueue(Generic[T]):
         del self.served[waiter]
         return value
 
-    # The steps of a wait without a timeout or guard, for owners that count every call:
-    # `waiter = join()`; await it, and if that raises, `abandon(waiter)`; then `del served[waiter]`.
+    # The steps of a wait without a timeout, for owners that count every call: `waiter = join()`;
+    # await it, and if that raises, `abandon(waiter)`; then, under the guard if one came meanwhile,
+    # `del served[waiter]`.
 
     def join(self, waiter: "asyncio.Future[T] | None" = None) -> "asyncio.Future[T]":
         """Stand at the end of the line.
@@ -227,9 +242,13 @@ class WaitQueue(Generic[T]):
         """
         if waiter is None:
             waiter = asyncio.Future()
-        if self.waiting:
+        if waiter.get_loop() is self._loop:
+            self.waiting.append(waiter)
+        else:
             self.check_loop()
-        self.waiting[waiter] = None
+            self.waiting.append(waiter)
+            self.recover()
+            self._loop = None if self.served else waiter.get_loop()
         return waiter
 
     def abandon(self, waiter: "_Waiter") -> None:
@@ -238,11 +257,13 @@ class WaitQueue(Generic[T]):
         Args:
             waiter: What `join` gave, and what raised when it was awaited.
         """
-        if self.waiting.pop(waiter, self) is None or waiter not in self.served:
-            return
         if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
-            self._give_back(waiter)
-        elif (loop := self._loop()) is not None:
+            with self._guard or _NO_GUARD:
+                if waiter in self.served:
+                    self._give_back(waiter)
+                elif not waiter.done() or waiter.cancelled():  # else it has expired, and left
+                    self._leave(waiter)
+        elif waiter in self.served and (loop := self._home()) is not None:
             # A coroutine of a closed loop may be closed by the garbage collector in any thread.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._recover_guarded)
@@ -297,7 +318,7 @@ class WaitQueue(Generic[T]):
         if seconds is not None and seconds <= 0:
             raise TimeoutError
         waiter = _ThreadWaiter()
-        self.waiting[waiter] = None
+        self.waiting.append(waiter)
         guard.release()
         try:
             waiter.wait(seconds)
@@ -308,9 +329,10 @@ class WaitQueue(Generic[T]):
         guard.acquire()
         if waiter.error is not None:
             raise waiter.error
-        if self.waiting.pop(waiter, self) is None:
-            raise TimeoutError
-        return self.served.pop(waiter)
+        if waiter in self.served:
+            return self.served.pop(waiter)
+        self._leave(waiter)
+        raise TimeoutError
 
     def wake(self, value: T) -> bool:
         """Hand a value to the waiter that came first.
@@ -324,9 +346,16 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here; then nothing was done.
         """
-        if not self.waiting:
+        waiting = self.waiting
+        if not waiting:
             return False
-        return self.hand_over(value, self.check_loop())
+        waiter = waiting[0]
+        if waiter.done() or self._left or waiter.get_loop() is not _get_running_loop():
+            return self.hand_over(value, self.check_loop())
+        waiting.popleft()  # as there, in fewer steps
+        self.served[waiter] = value
+        waiter.set_result(value)
+        return True
 
     def hand_over(self, value: T, here: bool) -> bool:
         """Hand a value over as `wake` does, when `check_loop` was called already.
@@ -340,12 +369,14 @@ class WaitQueue(Generic[T]):
         """
         waiting = self.waiting
         while waiting:
-            waiter, _ = waiting.popitem(last=False)
-            if not waiter.done():  # a done one was cancelled and has not resumed yet
+            waiter = waiting.popleft()
+            if self._left and waiter in self._left:
+                del self._left[waiter]
+            elif waiter.done():  # it was cancelled and has not resumed yet
+                self._passed[waiter] = None
+            else:
                 self.served[waiter] = value
-                if isinstance(waiter, _ThreadWaiter):
-                    waiter.wake()
-                elif here:
+                if here or isinstance(waiter, _ThreadWaiter):
                     waiter.set_result(value)
                 else:
                     waiter.get_loop().call_soon_threadsafe(_set_result, waiter, value)
@@ -383,38 +414,60 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here.
         """
-        for waiter in self.waiting:
-            loop = self._loop() if isinstance(waiter, _ThreadWaiter) else waiter.get_loop()
-            break
-        else:
+        if not self.waiting:
             return True
         running = _get_running_loop()
-        if running is loop or loop is None:
+        if running is not None and self.waiting[0].get_loop() is running:
+            return True
+        self._keep(self._live())
+        loop = self._home()
+        if loop is None or loop is running:
             return True
         if loop.is_closed():
-            for one in [one for one in self.waiting if not isinstance(one, _ThreadWaiter)]:
-                del self.waiting[one]
+            self._keep(one for one in self.waiting if isinstance(one, _ThreadWaiter))
         elif running is not None or (loop.is_running() and self._guard is None):
             raise RuntimeError(f"tasks of another event loop wait here: {loop!r}")
         return not loop.is_running()
 
     def recover(self) -> None:
         """Reclaim what was handed to tasks of loops that have closed since. Usually nothing."""
+        for waiter in [one for one in self._passed if one.get_loop().is_closed()]:
+            del self._passed[waiter]
         while self.served:  # those of the loop that closed were served first
             waiter = next(iter(self.served))
             if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
                 return
             self._give_back(waiter)
 
-    def _loop(self) -> asyncio.AbstractEventLoop | None:
+    def _home(self) -> asyncio.AbstractEventLoop | None:
         """The loop of the tasks that wait here."""
         for waiter in self.waiting:
             if not isinstance(waiter, _ThreadWaiter):
                 return waiter.get_loop()
         return None
 
+    def _live(self) -> list[_Waiter]:
+        """Those in line who have not left it."""
+        return [one for one in self.waiting if one not in self._left]
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Leave the line, if it has not passed by already."""
+        if waiter in self._passed:
+            del self._passed[waiter]
+            return
+        self._left[waiter] = None
+        if 2 * len(self._left) > len(self.waiting):
+            self._keep(self._live())
+
+    def _keep(self, waiters: Iterable[_Waiter]) -> None:
+        """Let the line be of these, none of whom has left it."""
+        kept = list(waiters)
+        self.waiting.clear()
+        self.waiting.extend(kept)
+        self._left.clear()
+
     def _recover_guarded(self) -> None:
-        with self._guard or contextlib.nullcontext():
+        with self._guard or _NO_GUARD:
             self.recover()
 
     def _give_back(self, waiter: _Waiter) -> None:
@@ -423,9 +476,9 @@ class WaitQueue(Generic[T]):
             self._reclaim(value)
 
     def _expire(self, waiter: "asyncio.Future[Any]") -> None:
-        with self._guard or contextlib.nullcontext():
-            if waiter in self.waiting and not waiter.done():
-                del self.waiting[waiter]
+        with self._guard or _NO_GUARD:
+            if waiter not in self.served and not waiter.done():
+                self._leave(waiter)
                 waiter.set_result(_EXPIRED)
 
 
