@@ -85,7 +85,7 @@ def test_cancelled_anywhere_all_permits_come_back(make, operations):
 
 
 @by_lock
-@pytest.mark.parametrize("operations", PAIRS, ids=names)
+@pytest.mark.parametrize("operations", PAIRS + TRIPLES, ids=names)
 def test_in_every_order_of_a_task_group_all_permits_come_back(make, operations):
     free = permits(make())
 
@@ -104,7 +104,7 @@ def test_in_every_order_of_a_task_group_all_permits_come_back(make, operations):
         assert permits(lock) == free
         assert lock.statistics().waiters == 0
 
-    explore(scenario, max_schedules=500)
+    explore(scenario, max_schedules=500 if len(operations) == 2 else 100)
 
 
 @by_lock
