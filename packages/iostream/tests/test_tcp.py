@@ -368,7 +368,7 @@ async def test_unix_sockets_too(tmp_path):
 
 
 async def test_without_descriptors_accepting_pauses(monkeypatch):
-    import waterspout.iostream._serve as module
+    import waterspout.iostream._server as module
 
     monkeypatch.setattr(module, "ACCEPT_PAUSE", 0.02)
     reports = []

@@ -19,21 +19,32 @@ from waterspout.iostream._errors import (
     StreamClosedError,
     UnsatisfiableReadError,
 )
+from waterspout.iostream._pipe import PipeIOStream
+from waterspout.iostream._process import Process, open_process
 from waterspout.iostream._serve import TCPServer, serve_tcp
+from waterspout.iostream._server import StreamServer
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
+from waterspout.iostream._unix import UnixServer, connect_unix, serve_unix
 
 __all__ = [
     "READ_AHEAD",
     "BaseIOStream",
     "CloseCallback",
     "IOStream",
+    "PipeIOStream",
+    "Process",
     "SSLIOStream",
     "StreamBufferFullError",
     "StreamCallback",
     "StreamClosedError",
+    "StreamServer",
     "TCPServer",
+    "UnixServer",
     "UnsatisfiableReadError",
     "connect_tcp",
+    "connect_unix",
+    "open_process",
     "serve_tcp",
+    "serve_unix",
 ]

@@ -7,6 +7,7 @@ A subclass says how bytes are moved, by four methods: `fileno`, `close_fd`, `rea
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -14,18 +15,28 @@ from typing import Any, Self, TypeAlias
 
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream._buffer import BytesLike
-from waterspout.iostream._checks import bytes_view, check_callback, count, exception_of
+from waterspout.iostream._checks import (
+    bytes_pattern,
+    bytes_view,
+    check_callback,
+    count,
+    exception_of,
+)
 from waterspout.iostream._core import FLUSH_AT_MOST, StreamCore
 from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError
 from waterspout.iostream._reads import (
     Emit,
+    Peek,
     ReadBytes,
     ReadInto,
+    ReadLine,
     ReadUntil,
     ReadUntilClose,
+    ReadUntilRegex,
     StreamBytes,
     StreamUntilClose,
 )
+from waterspout.iostream._sendfile import File, FileSender
 
 StreamCallback: TypeAlias = Callable[[bytes], object]
 """Takes the bytes that were read."""
@@ -46,11 +57,14 @@ class BaseIOStream(StreamCore):
 
     Attributes:
         error: What closed the stream, if that was an error.
+        can_write_eof: Whether this kind of stream can be closed for writing alone.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a size is not positive.
     """
+
+    can_write_eof = False
 
     def __init__(
         self,
@@ -84,6 +98,45 @@ class BaseIOStream(StreamCore):
         self.close()
 
     # Reading
+
+    def peek(self, num_bytes: int, partial: bool = False) -> "asyncio.Future[bytes]":
+        """Look at the bytes that come next, and leave them to be read.
+
+        Args:
+            num_bytes: How many.
+            partial: Whether to be content with fewer, at least one.
+
+        Returns:
+            A future of the bytes.
+
+        Raises:
+            Exception: As `read_bytes`.
+        """
+        count("num_bytes", num_bytes)
+        return self._start_read(Peek(num_bytes, partial), None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Read a line, with its newline, as `read_until` does.
+
+        The last line may have none. It ends when the other end has closed in good order.
+        """
+        data = self._read_buffer.data
+        end = data.find(b"\n") + 1
+        if end and self._gap is None and not self.reading():
+            was_full = len(data) >= self._read_ahead
+            line = self._read_buffer.take(end)
+            if was_full:
+                self._update_events()
+            return line
+        try:
+            return await self._start_read(ReadLine(), None)
+        except StreamClosedError as error:
+            if error.real_error is None:
+                raise StopAsyncIteration from None
+            raise
 
     def read_bytes(
         self,
@@ -157,6 +210,43 @@ class BaseIOStream(StreamCore):
         if max_bytes is not None:
             count("max_bytes", max_bytes)
         return self._start_read(ReadUntil(delimiters, max_bytes), callback)
+
+    def read_until_regex(
+        self,
+        regex: "bytes | str | re.Pattern[bytes]",
+        callback: StreamCallback | None = None,
+        max_bytes: int | None = None,
+    ) -> "asyncio.Future[bytes]":
+        """Read up to and with what a pattern matches first.
+
+        The pattern is tried on what has arrived so far, so what a greedy one matches depends on
+        how the bytes arrive: let it end with a delimiter. From a peer that you do not trust, take
+        no more than `max_bytes`.
+
+        Cancelled or timed out, at any moment, it leaves every byte for the next read.
+
+        Args:
+            regex: A pattern, as of `re`.
+            callback: Called on the loop with the result.
+            max_bytes: How many bytes it may take, those of the match included.
+
+        Returns:
+            A future of the bytes.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If `regex` is no pattern (`re.error`), or `max_bytes` is negative.
+            RuntimeError: If another read is pending, or no loop is running.
+            UnsatisfiableReadError: If nothing matches within `max_bytes`; also through the
+                future. Every byte can still be read.
+            StreamBufferFullError: If nothing matches within `max_buffer_size`; also through the
+                future. Every byte can still be read.
+            StreamClosedError: If the stream ends before; also through the future.
+        """
+        pattern = bytes_pattern("regex", regex)
+        if max_bytes is not None:
+            count("max_bytes", max_bytes)
+        return self._start_read(ReadUntilRegex(pattern, max_bytes), callback)
 
     def read_into(
         self,
@@ -246,6 +336,14 @@ class BaseIOStream(StreamCore):
         """
         view = bytes_view("data", data)
         check_callback("callback", callback)
+        if self._sending_file:
+            raise RuntimeError("a file is being sent: wait for sendfile() to be done")
+        future = self._write(view)
+        if callback is not None:
+            future.add_done_callback(partial(self._deliver, lambda _: callback()))
+        return future
+
+    def _write(self, view: memoryview) -> "asyncio.Future[None]":
         self._check_can_write()
         unsent = len(self._write_buffer)
         if unsent and unsent + len(view) > self._max_write_buffer_size:
@@ -269,8 +367,73 @@ class BaseIOStream(StreamCore):
             self._update_events()
         else:
             future.set_result(None)
-        if callback is not None:
-            future.add_done_callback(partial(self._deliver, lambda _: callback()))
+        return future
+
+    async def sendfile(self, file: File, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, after what was written before.
+
+        The kernel does it alone where it can (`os.sendfile`), else it is read piece by piece, off
+        the loop. Until it is done, nothing else can be written. If it is cancelled or fails when
+        a part has been sent, the stream is closed.
+
+        Args:
+            file: A binary file. Its position afterwards does not matter.
+            offset: Where in the file to begin, in bytes.
+            count: How many bytes to send at most; `None` sends all to the end.
+
+        Returns:
+            How many bytes were sent.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If `offset` or `count` is negative.
+            OSError: If the file cannot be read.
+            StreamClosedError: If the stream is closed, or is closed meanwhile.
+            RuntimeError: If another file is being sent, or `write_eof` was called.
+        """
+        sender = FileSender(self, file, offset, count)
+        if self._sending_file:
+            raise RuntimeError("another file is being sent")
+        self._check_can_write()
+        self._sending_file = True
+        try:
+            return await sender.send()
+        except BaseException as error:
+            if sender.sent:
+                self.close(isinstance(error, Exception) and error)
+            raise
+        finally:
+            self._sending_file = False
+
+    def write_eof(self) -> "asyncio.Future[None]":
+        """Close the sending side, once all that was written is sent. Reading goes on.
+
+        Cancelling the future changes nothing. A second call waits for the same.
+
+        Returns:
+            A future that is done when the other end can see it, or has `StreamClosedError`.
+
+        Raises:
+            NotImplementedError: If the stream cannot do that, such as one of TLS.
+            StreamClosedError: If the stream is closed.
+            RuntimeError: If no loop is running.
+        """
+        if not self.can_write_eof:
+            raise NotImplementedError(f"{type(self).__name__} cannot be closed for writing alone")
+        if self._sending_file:
+            raise RuntimeError("a file is being sent: wait for sendfile() to be done")
+        if self._write_error is not None or not self._eof_wanted:
+            self._check_can_write()
+        future: asyncio.Future[None] = self._use_reactor().create_future()
+        if self._eof_sent:
+            future.set_result(None)
+            return future
+        self._eof_waiters.append(future)
+        self._eof_wanted = True
+        self._open()
+        if not self._opening:
+            self._flush()
+            self._update_events()
         return future
 
     def set_nodelay(self, value: bool) -> None:
@@ -283,6 +446,8 @@ class BaseIOStream(StreamCore):
     def _check_can_write(self) -> None:
         if self._closed or self._write_error is not None:
             raise StreamClosedError(self._write_error or self._reason)
+        if self._eof_wanted:
+            raise RuntimeError("write_eof() was called: nothing can be written any more")
 
     # State and end
 

@@ -38,6 +38,10 @@ class ReadBuffer:
         """Add bytes that arrived. Amortised O(len(chunk))."""
         self.data += chunk
 
+    def peek(self, size: int) -> bytes:
+        """Copy bytes from the front. O(size)."""
+        return bytes(self.data[:size])
+
     def take(self, size: int) -> bytes:
         """Take bytes from the front. Amortised O(size), however many remain."""
         data = self.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -38,6 +39,18 @@ def bytes_view(name: str, data: BytesLike) -> memoryview:
         return memoryview(data).cast("B")
     except TypeError:
         raise TypeError(f"{name} must be contiguous and bytes-like, not {type(data)!r}") from None
+
+
+def bytes_pattern(name: str, pattern: "bytes | str | re.Pattern[bytes]") -> "re.Pattern[bytes]":
+    """Give a compiled pattern of bytes."""
+    if isinstance(pattern, str):
+        pattern = pattern.encode()
+    if isinstance(pattern, re.Pattern):
+        if isinstance(pattern.pattern, bytes):
+            return pattern
+    elif isinstance(pattern, bytes):
+        return re.compile(pattern)
+    raise TypeError(f"{name} must be a pattern of bytes, not {pattern!r}")
 
 
 def exception_of(

@@ -23,7 +23,8 @@ from waterspout.ioloop.scheduling import (
 )
 from waterspout.iostream._network import Address, network_of
 from waterspout.iostream._socket import IOStream
-from waterspout.iostream._tls import SSLIOStream, SSLOptions, ssl_context
+from waterspout.iostream._tls import SSLIOStream
+from waterspout.iostream._tlscontext import SSLOptions, ssl_context
 
 ATTEMPT_DELAY = 0.25
 """Seconds between the starts of two attempts: RFC 8305's "Connection Attempt Delay"."""

@@ -41,6 +41,8 @@ DEFAULT_BUFFER_SIZE = 100 * 1024 * 1024
 """The default of `max_buffer_size` and `max_write_buffer_size`, in bytes."""
 FLUSH_AT_MOST = 1024 * 1024
 """Bytes sent before the loop gets its turn, about."""
+FILL_AT_MOST = 1024 * 1024
+"""Bytes received before the loop gets its turn, about."""
 DEFAULT_CHUNK_SIZE = 64 * 1024
 """The default of `read_chunk_size`, in bytes. Larger ones cost more in page faults."""
 
@@ -102,6 +104,10 @@ class StreamCore:
         self._opening = False  # while true, nothing is read or written
         self._opening_events = 0
         self._ended = False  # nothing more will come
+        self._room: asyncio.Future[None] | None = None  # of who waits to send something else
+        self._sending_file = False
+        self._eof_wanted = self._eof_sent = False
+        self._eof_waiters: list[asyncio.Future[None]] = []
         self._reason: BaseException | None = None  # why, for reads that come later
         self._write_error: BaseException | None = None  # nothing can be sent any more
         self._closed = False
@@ -145,6 +151,14 @@ class StreamCore:
             OSError: If the connection is broken.
         """
         raise NotImplementedError(f"{type(self).__name__} must define write_to_fd()")
+
+    def shut_down_fd(self) -> None:
+        """Tell the other end that nothing more will be sent, where there is a way to.
+
+        Raises:
+            OSError: If the connection is broken.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define shut_down_fd()")
 
     # Reading
 
@@ -224,6 +238,22 @@ class StreamCore:
         self._update_events()
 
     def _fill(self) -> None:
+        """Receive a chunk; more of them for a read that would rather have more first."""
+        start = len(self._read_buffer)
+        while self._receive():
+            read, size = self._read, len(self._read_buffer)
+            if read is None or size >= read.patience:
+                break
+            if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
+                self._use_reactor().add_callback(self._fill_on)
+                return
+        self._try_read()
+
+    def _fill_on(self) -> None:
+        if not self._closed and self._wanted_events() & READ:
+            self._on_events(self._watched, READ)
+
+    def _receive(self) -> bool:
         """Receive what is there, up to one chunk, and to what may be gathered."""
         limit = self._max_buffer_size if self.reading() else self._read_ahead
         room = max(limit - len(self._read_buffer), self._least_room)
@@ -232,14 +262,13 @@ class StreamCore:
             size = self.read_from_fd(chunk)
         except OSError as error:
             self._end(error)
-            return
-        if size is None:
-            return
+            return False
         if size:
             self._read_buffer.append(chunk[:size])
-            self._try_read()
-        else:
+            return True
+        if size is not None:
             self._end(None)
+        return False
 
     def _end(self, error: BaseException | None) -> None:
         """Nothing more will come."""
@@ -254,7 +283,9 @@ class StreamCore:
 
     def _has_more_to_send(self) -> bool:
         """Whether the stream is to stay open for writing, after the other end's end."""
-        return self._write_error is None and (self._half_open or bool(self._write_buffer))
+        if self._write_error is not None:
+            return False
+        return bool(self._write_buffer) or (self._half_open and not self._eof_wanted)
 
     # Writing
 
@@ -284,8 +315,37 @@ class StreamCore:
             if sent < size:
                 break
         self._tell_writers()
+        if self._room is not None and not (buffer or self._room.done()):
+            self._room.set_result(None)
+        if self._eof_wanted and not (buffer or self._eof_sent):
+            self._send_eof()
         if self._ended and not self._has_more_to_send():
             self._close_now()
+
+    def _send_eof(self) -> None:
+        self._eof_sent = True
+        try:
+            self.shut_down_fd()
+        except OSError as error:
+            self._fail_writes(error)
+            return
+        for future in self._eof_waiters:
+            if not future.done():
+                future.set_result(None)
+
+    async def _until_room(self) -> None:
+        """Wait until all writes are sent and the kernel would take more."""
+        if self._closed or self._write_error is not None:
+            raise StreamClosedError(self._write_error or self._reason)
+        self._room = self._use_reactor().create_future()
+        try:
+            self._open()
+            self._update_events()
+            await self._room
+        finally:
+            self._room = None
+            if not self._closed:
+                self._update_events()
 
     def _tell_writers(self) -> None:
         """Resolve the writes of which all is handed over."""
@@ -314,7 +374,7 @@ class StreamCore:
     def _wanted_events(self) -> int:
         if self._opening:
             return self._opening_events
-        events = WRITE if self._write_buffer else 0
+        events = WRITE if self._write_buffer or self._room is not None else 0
         if (
             self._listening
             and not self._ended
@@ -371,6 +431,10 @@ class StreamCore:
         waiters, self._write_waiters = self._write_waiters, deque()
         for _, future in waiters:
             fail(future, StreamClosedError(error))
+        for future in self._eof_waiters:
+            fail(future, StreamClosedError(error))
+        if self._room is not None:
+            fail(self._room, StreamClosedError(error))
         if self._ended:
             self._close_now()
         else:

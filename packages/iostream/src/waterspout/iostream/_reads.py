@@ -7,6 +7,7 @@ end while a read waits, so a read may remember how far it has searched.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
@@ -32,6 +33,9 @@ class Read(ABC, Generic[R]):
     """One read and its progress."""
 
     __slots__ = ()
+
+    patience = 0
+    """How large the buffer should be before the next attempt, while bytes keep coming."""
 
     @abstractmethod
     def attempt(self, buffer: ReadBuffer) -> R | NotYet:
@@ -72,6 +76,21 @@ class ReadBytes(Read[bytes]):
 
     def undo(self, result: bytes) -> bytes:
         return result
+
+
+class Peek(ReadBytes):
+    """So many bytes, or with `partial` at least one, that stay where they are."""
+
+    __slots__ = ()
+
+    def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        available = len(buffer)
+        if available < self.size and not (self.partial and available):
+            return NOT_YET
+        return buffer.peek(min(available, self.size))
+
+    def undo(self, result: bytes) -> bytes:
+        return b""
 
 
 class ReadInto(Read[int]):
@@ -134,6 +153,52 @@ class ReadUntil(Read[bytes]):
             if start >= 0:
                 best = limit = start + size
         return best
+
+    def undo(self, result: bytes) -> bytes:
+        return result
+
+
+class ReadLine(ReadUntil):
+    """Everything up to and with a newline; the last line may have none."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__((b"\n",), None)
+
+    def at_end(self, buffer: ReadBuffer) -> bytes | NotYet:
+        return buffer.take(len(buffer)) if len(buffer) else NOT_YET
+
+
+class ReadUntilRegex(Read[bytes]):
+    """Everything up to and with what a pattern matches first.
+
+    A pattern cannot go on from where it stopped, so each attempt looks at everything. While bytes
+    keep coming, that is done each time that there are twice as many, which keeps the whole search
+    linear; once no more are there, it is done at once.
+    """
+
+    __slots__ = ("max_bytes", "patience", "pattern")
+
+    def __init__(self, pattern: re.Pattern[bytes], max_bytes: int | None) -> None:
+        self.pattern = pattern
+        self.max_bytes = max_bytes
+        self.patience = 0
+
+    def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        size = len(buffer)
+        limit = size if self.max_bytes is None else min(size, self.max_bytes)
+        match = self.pattern.search(buffer.data, 0, limit)
+        if match is not None:
+            return buffer.take(match.end())
+        if self.max_bytes is not None and size >= self.max_bytes:
+            raise UnsatisfiableReadError(
+                f"no match of {self.pattern.pattern!r} within max_bytes={self.max_bytes}"
+            )
+        self.patience = 2 * size
+        if self.max_bytes is not None:
+            self.patience = min(self.patience, self.max_bytes)
+        return NOT_YET
 
     def undo(self, result: bytes) -> bytes:
         return result

@@ -8,14 +8,24 @@ import ipaddress
 import os
 import socket as _socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from waterspout.ioloop.scheduling import WRITE, Reactor
-from waterspout.iostream._base import BaseIOStream
+from waterspout.ioloop.scheduling import WRITE, Reactor, Timeout, timeout_seconds
+from waterspout.iostream._base import BaseIOStream, CloseCallback
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._errors import StreamClosedError
 from waterspout.iostream._network import network_of
+from waterspout.iostream._tlscontext import (
+    HANDSHAKE_TIMEOUT,
+    SSLOptions,
+    check_name,
+    ssl_context,
+)
+from waterspout.iostream._tlsengines import MemoryTLSSocket, wrap
+
+if TYPE_CHECKING:
+    from waterspout.iostream._tls import SSLIOStream
 
 _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}
 
@@ -41,11 +51,13 @@ class IOStream(BaseIOStream):
         OSError: If its connection is broken already.
     """
 
+    can_write_eof = True
+
     def __init__(
         self, socket: _socket.socket, io_loop: Reactor | None = None, **kwargs: Any
     ) -> None:
         super().__init__(io_loop, **kwargs)
-        if not isinstance(socket, _socket.socket):
+        if not isinstance(socket, (_socket.socket, MemoryTLSSocket)):
             raise TypeError(f"socket must be a socket, not {socket!r}")
         if socket.fileno() < 0 or socket.type != _socket.SOCK_STREAM:
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
@@ -55,11 +67,12 @@ class IOStream(BaseIOStream):
         self._opening = not self._has_peer  # until then nothing is watched or sent
         self._has_opened = self._has_peer
         self._connecting = False
+        self._detached = False
         self._address: Any = None
         self._openers: list[asyncio.Future[Any]] = []  # who waits for the opening to be done
 
     def fileno(self) -> int:
-        return self.socket.fileno()
+        return -1 if self._detached else self.socket.fileno()
 
     def close_fd(self) -> None:
         self.socket.close()
@@ -75,6 +88,9 @@ class IOStream(BaseIOStream):
             return self.socket.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def shut_down_fd(self) -> None:
+        self.socket.shutdown(_socket.SHUT_WR)
 
     def set_nodelay(self, value: bool) -> None:
         if not self._closed and self.socket.family in _INTERNET:
@@ -123,6 +139,75 @@ class IOStream(BaseIOStream):
         task = asyncio.ensure_future(self._connect(address, server_hostname))
         self._use_reactor().add_future(task, lambda done: self._deliver(callback, done))
         return task
+
+    def start_tls(
+        self,
+        server_side: bool,
+        ssl_options: SSLOptions = None,
+        server_hostname: str | None = None,
+        *,
+        handshake_timeout: Timeout = HANDSHAKE_TIMEOUT,
+    ) -> "asyncio.Future[SSLIOStream]":
+        """Go on in TLS, over the same connection.
+
+        From then on this stream is closed, and a new one has the connection: this one's limits,
+        its close callback, and the bytes that it had read ahead, which are taken for the other
+        side's handshake. Cancelling the future closes the connection.
+
+        Args:
+            server_side: Whether this is the server's side.
+            ssl_options: As for `SSLIOStream`.
+            server_hostname: For a client, the name that the server must prove (SNI).
+            handshake_timeout: Seconds, or a `timedelta`, that the handshake may take.
+
+        Returns:
+            A future of the new stream, done when the handshake is.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If a server has no certificate, or a client's context checks the name of
+                the server and none, or no possible one, is given.
+            RuntimeError: If a read or write is pending, or the stream is not connected.
+            StreamClosedError: If it is closed.
+            ssl.SSLError: If a certificate cannot be loaded; through the future, if the handshake
+                fails.
+            TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
+            OSError: Through the future, if the connection breaks.
+        """
+        from waterspout.iostream._tls import SSLIOStream
+
+        context = ssl_context(ssl_options, server_side)
+        seconds = timeout_seconds(handshake_timeout, "handshake_timeout")
+        check_name(context, server_side, server_hostname)
+        if self._closed:
+            raise StreamClosedError(self._reason)
+        if self.reading() or self._gap is not None or self.writing() or self._sending_file:
+            raise RuntimeError("start_tls() while a read or write is pending")
+        if self._opening or self._eof_wanted:
+            raise RuntimeError("start_tls() of a stream that is not connected, or half closed")
+        socket, received, callback = self._detach()
+        stream = SSLIOStream(
+            wrap(socket, context, server_side, server_hostname, received),  # type: ignore[arg-type]
+            self._reactor,
+            handshake_timeout=seconds,
+            max_buffer_size=self._max_buffer_size,
+            read_chunk_size=self._read_chunk_size,
+            max_write_buffer_size=self._max_write_buffer_size,
+            half_open=self._half_open,
+        )
+        stream.set_close_callback(callback)
+        future = stream.wait_for_handshake()
+        future.add_done_callback(lambda done: stream.close() if done.cancelled() else None)
+        return future
+
+    def _detach(self) -> tuple[_socket.socket, bytes, CloseCallback | None]:
+        """Give away the socket, what was read ahead and the close callback, and be closed."""
+        received = self._read_buffer.take(len(self._read_buffer))
+        callback, self._close_callback = self._close_callback, None
+        self._detached = self._closed = self._ended = self._dropped = True
+        self._reason = ConnectionAbortedError("the stream was given away to start_tls()")
+        self._update_events()
+        return self.socket, received, callback
 
     def _check_can_connect(self, server_hostname: str | None) -> None:
         if self._closed:

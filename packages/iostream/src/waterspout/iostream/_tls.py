@@ -15,7 +15,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, overload
 
 from waterspout.ioloop.scheduling import (
     READ,
@@ -28,12 +28,14 @@ from waterspout.ioloop.scheduling import (
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._linger import Linger
 from waterspout.iostream._socket import IOStream
+from waterspout.iostream._tlscontext import (
+    HANDSHAKE_TIMEOUT,
+    SSLOptions,
+    check_name,
+    explain,
+    ssl_context,
+)
 from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, TLSSocket, wrap
-
-SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
-
-HANDSHAKE_TIMEOUT = 60.0
-"""The default of `handshake_timeout`, in seconds."""
 
 
 class SSLIOStream(IOStream):
@@ -64,6 +66,7 @@ class SSLIOStream(IOStream):
     """
 
     socket: TLSSocket  # type: ignore[assignment]
+    can_write_eof = False  # no bytes can be read safely between our close_notify and the other's
 
     def __init__(
         self,
@@ -90,10 +93,11 @@ class SSLIOStream(IOStream):
         self._server_side = server_side
         self._server_hostname = server_hostname
         self._context: ssl.SSLContext | None = None
-        if isinstance(socket, ssl.SSLSocket):
+        if isinstance(socket, ssl.SSLSocket | MemoryTLSSocket):
             if not self._has_peer:
                 raise ValueError("socket must be connected if it is an SSLSocket")
-            socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+            if isinstance(socket, ssl.SSLSocket):
+                socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
             return
         self._context = ssl_context(ssl_options, server_side)
         if self._has_peer:
@@ -126,6 +130,28 @@ class SSLIOStream(IOStream):
         if callback is not None:
             future.add_done_callback(partial(self._deliver, callback))
         return future
+
+    @property
+    def negotiated_protocol(self) -> str | None:
+        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing."""
+        return self.socket.selected_alpn_protocol() if self._has_opened else None
+
+    @overload
+    def peer_certificate(self, binary: Literal[False] = False) -> dict[str, Any] | None: ...
+    @overload
+    def peer_certificate(self, binary: Literal[True]) -> bytes | None: ...
+    def peer_certificate(self, binary: bool = False) -> dict[str, Any] | bytes | None:
+        """Give the certificate of the other side.
+
+        Args:
+            binary: Whether to give it whole, in DER, also if it was not verified.
+
+        Returns:
+            What it says, as `ssl.SSLSocket.getpeercert` puts it, if it was verified; `None` if
+            there is none, or the handshake is not done.
+        """
+        certificate: Any = self.socket.getpeercert(binary) if self._has_opened else None
+        return certificate or None
 
     def close_fd(self) -> None:
         reactor = self._reactor
@@ -224,10 +250,8 @@ class SSLIOStream(IOStream):
     def _check_can_connect(self, server_hostname: str | None) -> None:
         super()._check_can_connect(server_hostname)
         self._server_hostname = server_hostname or self._server_hostname
-        if self._context is not None and self._context.check_hostname and not self._server_hostname:
-            raise ValueError("server_hostname is needed to verify the server's certificate")
         if self._context is not None:
-            self._check_name(self._context)
+            check_name(self._context, self._server_side, self._server_hostname)
 
     def _connected(self) -> None:
         self._connecting = False
@@ -239,14 +263,8 @@ class SSLIOStream(IOStream):
         except (OSError, ValueError) as error:  # such as a name that is none
             self._fail_opening(error)
 
-    def _check_name(self, context: ssl.SSLContext) -> None:
-        """Raise if the server's name is none, before a socket has been given away for it."""
-        if self._server_hostname is not None:
-            bios = ssl.MemoryBIO(), ssl.MemoryBIO()
-            context.wrap_bio(*bios, self._server_side, self._server_hostname)
-
     def _wrap(self, context: ssl.SSLContext) -> None:
-        self._check_name(context)
+        check_name(context, self._server_side, self._server_hostname)
         plain: Any = self.socket
         self.socket = wrap(plain, context, self._server_side, self._server_hostname)
 
@@ -270,6 +288,7 @@ class SSLIOStream(IOStream):
         except ssl.SSLWantWriteError:
             self._opening_events = WRITE
         except OSError as error:
+            explain(error)
             self._fail_opening(error)
         else:
             self._finish_opening()
@@ -292,32 +311,3 @@ class SSLIOStream(IOStream):
         timer, self._handshake_timer = self._handshake_timer, None
         if timer is not None:
             self._use_reactor().remove_timeout(timer)
-
-
-def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
-    """Make the context that `ssl_options` means; see `SSLIOStream`."""
-    if isinstance(ssl_options, ssl.SSLContext):
-        return ssl_options
-    if ssl_options is not None and not isinstance(ssl_options, dict):
-        raise TypeError(f"ssl_options must be an SSLContext, a dict or None, not {ssl_options!r}")
-    options = dict(ssl_options or {})
-    purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
-    context = ssl.create_default_context(purpose, cafile=options.pop("ca_certs", None))
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    certificate, key = options.pop("certfile", None), options.pop("keyfile", None)
-    if certificate is not None:
-        context.load_cert_chain(certificate, key)
-    elif server_side:
-        raise ValueError("ssl_options of a server must have a certificate: certfile")
-    if "check_hostname" in options:
-        context.check_hostname = options.pop("check_hostname")
-    if "cert_reqs" in options:
-        requirement = ssl.VerifyMode(options.pop("cert_reqs"))
-        if requirement is ssl.CERT_NONE:
-            context.check_hostname = False
-        context.verify_mode = requirement
-    if "ciphers" in options:
-        context.set_ciphers(options.pop("ciphers"))
-    if options:
-        raise TypeError(f"ssl_options has unknown keys: {sorted(options)}")
-    return context

@@ -11,11 +11,11 @@ import contextlib
 import socket as _socket
 import ssl
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 RECORD = 16 * 1024
 """The plain text of one TLS record, at most, in bytes (RFC 8446, section 5.1)."""
-_BYTES = {"read", "recv", "recvfrom", "sendall", "sendto", "write"}
+_BYTES = {"read", "recvfrom", "sendall", "sendto", "write"}
 """What would go past the engine, or past the socket."""
 CHUNK = 64 * 1024
 """Bytes received at a time."""
@@ -81,8 +81,17 @@ class MemoryTLSSocket:
     def recv_into(self, buffer: memoryview) -> int:
         """See `ssl.SSLSocket.recv_into`; zero is the end that the other side announced."""
         size = self._read(buffer)
-        self.holds_input = bool(self._incoming.pending or self._tls.pending())
+        self.holds_input = bool(
+            self._incoming.pending
+            or self._tls.pending()
+            or (isinstance(self.raw, MemoryTLSSocket) and self.raw.holds_input)
+        )
         return size
+
+    def recv(self, size: int) -> bytes:
+        """See `ssl.SSLSocket.recv`."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.recv_into(memoryview(buffer))])
 
     def send(self, data: memoryview) -> int:
         """See `ssl.SSLSocket.send`; after `SSLWantWriteError`, the same bytes must come again."""
@@ -138,7 +147,7 @@ class MemoryTLSSocket:
     def _receive(self) -> None:
         try:
             received = self.raw.recv(CHUNK)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             self.holds_input = False
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing has come yet") from None
         if received:
@@ -153,7 +162,7 @@ class MemoryTLSSocket:
                 self._unsent = memoryview(self._outgoing.read())
             try:
                 sent = self.raw.send(self._unsent)
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 sent = 0
             self._unsent = self._unsent[sent:]
             if sent == 0:
@@ -164,13 +173,14 @@ TLSSocket: TypeAlias = ssl.SSLSocket | MemoryTLSSocket
 
 
 def wrap(
-    socket: _socket.socket,
+    socket: _socket.socket | MemoryTLSSocket,
     context: ssl.SSLContext,
     server_side: bool,
     server_hostname: str | None,
+    received: bytes = b"",
 ) -> TLSSocket:
-    """Put the engine over a connected socket that suits it."""
-    if _is_kernels(socket):
+    """Put the engine over a connected socket that suits it, and bytes that came before it."""
+    if is_kernels(socket) and not received:
         return context.wrap_socket(
             socket,
             server_side=server_side,
@@ -178,7 +188,7 @@ def wrap(
             suppress_ragged_eofs=False,
             server_hostname=server_hostname,
         )
-    return MemoryTLSSocket(socket, context, server_side, server_hostname)
+    return MemoryTLSSocket(socket, context, server_side, server_hostname, received)
 
 
 def unwrapped(socket: TLSSocket) -> _socket.socket:
@@ -191,6 +201,6 @@ def unwrapped(socket: TLSSocket) -> _socket.socket:
     return left
 
 
-def _is_kernels(socket: _socket.socket) -> bool:
-    """Whether a socket's methods are the kernel's, and not a subclass' that stands for one."""
+def is_kernels(socket: _socket.socket | MemoryTLSSocket) -> TypeGuard[_socket.socket]:
+    """Whether a socket's methods are the kernel's, and not those of one that stands for it."""
     return type(socket).recv_into is _socket.socket.recv_into
