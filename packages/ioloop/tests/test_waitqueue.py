@@ -312,26 +312,15 @@ async def test_who_comes_to_a_line_is_served_what_is_recovered():
     assert len(queue) == 0
 
 
-async def test_it_is_recovered_from_a_loop_that_closes_later():
+async def test_nobody_waits_while_a_task_of_another_open_loop_was_served():
     queue = WaitQueue(lambda value: queue.wake(value))
     loop, waiting = await asyncio.to_thread(serve_in_another_loop, queue, "permit")
-    tasks = await park(queue, 1)
-    loop.close()
-    tasks += await park(queue, 1)
-    assert await tasks[0] == "permit"
-    assert queue.wake("another")
-    assert await tasks[1] == "another"
-    waiting.close()
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await queue.wait()
     assert len(queue) == 0
-
-
-async def test_those_who_wait_are_told_of_it_in_their_own_thread():
-    queue = WaitQueue(lambda value: queue.wake(value))
-    loop, waiting = await asyncio.to_thread(serve_in_another_loop, queue, "permit")
-    [task] = await park(queue, 1)
     loop.close()
-    await asyncio.to_thread(waiting.close)
-    assert await task == "permit"
+    assert await queue.wait() == "permit"
+    waiting.close()
 
 
 STEPS = st.lists(
@@ -562,15 +551,38 @@ def test_a_thread_stays_in_line_when_a_loop_has_closed():
     waiting.close()
 
 
-async def test_a_guarded_coroutine_closed_in_any_thread_is_recovered():
-    room = Room(lambda value: room.queue.wake(value))
-
-    loop, waiting = await asyncio.to_thread(serve_in_another_loop, room, "permit")
-    task = asyncio.create_task(room.wait())
-    await room.has(1)
+def test_a_thread_wakes_a_loop_that_may_begin_to_run_meanwhile():
+    loop, room = asyncio.new_event_loop(), Room()
+    task = loop.create_task(room.wait())
+    loop.run_until_complete(settle())
+    task.add_done_callback(lambda _: loop.stop())
+    with room.guard:
+        here = room.queue.check_loop()
+        assert not here
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        assert room.queue.hand_over("x", here)
+    thread.join()
+    assert task.result() == "x"
     loop.close()
-    await asyncio.to_thread(waiting.close)
-    assert await task == "permit"
+
+
+def test_a_thread_passes_over_a_loop_that_closes_meanwhile():
+    loop, room = asyncio.new_event_loop(), Room()
+    waiting = room.wait()
+
+    async def begin():
+        waiting.send(None)
+
+    loop.run_until_complete(begin())
+    with room.guard:
+        here = room.queue.check_loop()
+        loop.close()
+        assert not room.queue.hand_over("x", here)
+        assert not room.queue.served
+        with pytest.raises(RuntimeError):  # whoever closes the coroutine
+            waiting.throw(RuntimeError)
+    assert len(room.queue) == 0
 
 
 async def test_threads_that_were_served_are_not_recovered():

@@ -306,12 +306,6 @@ async def test_a_coroutine_that_is_closed_takes_the_lock_if_it_can():
     waiting.send(None)
     waiting.close()
     assert not condition.locked()
-    waiting = wait()
-    waiting.send(None)
-    async with condition:
-        waiting.close()  # and releases what it does not hold, which cannot be helped
-        assert not condition.locked()
-        await condition.acquire()
 
 
 async def test_what_it_shows():
@@ -325,6 +319,44 @@ async def test_what_it_shows():
         assert condition.statistics() == ConditionStatistics(1, LockStatistics(True, name, 0))
         condition.notify()
     await waiting
+
+
+def test_a_coroutine_that_is_closed_leaves_the_lock_to_who_holds_it():
+    condition = Condition()
+
+    async def wait():
+        async with condition:
+            await condition.wait()
+
+    waiting, holding = wait(), wait()
+
+    async def begin():
+        waiting.send(None)
+        async with condition:
+            condition.notify()
+            waiting.close()  # as the garbage collector may do it
+            assert condition.locked()
+            holding.close()
+        assert not condition.locked()
+
+    asyncio.run(begin())
+
+
+def test_a_coroutine_that_is_closed_where_no_loop_runs_needs_none():
+    condition = Condition()
+
+    async def wait():
+        async with condition:
+            await condition.wait()
+
+    waiting = wait()
+
+    async def begin():
+        waiting.send(None)
+
+    asyncio.run(begin())
+    waiting.close()
+    assert not condition.locked()
 
 
 # Proofs

@@ -371,7 +371,7 @@ def test_a_permit_handed_over_in_a_loop_that_closed_is_there_again(make):
 
 
 @LOCKS
-def test_also_for_those_who_wait_already(make):
+def test_nobody_waits_behind_a_task_of_another_loop_that_was_handed_it(make):
     lock = make()
     old = asyncio.new_event_loop()
     waiting = lock.acquire()
@@ -384,13 +384,31 @@ def test_also_for_those_who_wait_already(make):
     old.run_until_complete(begin())
 
     async def main():
-        [second] = await start(1, lock.acquire)
-        assert not second.done()
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await lock.acquire()
         old.close()
-        # As the garbage collector does it, in whatever thread it runs.
-        await asyncio.to_thread(waiting.close)
-        await second
+        await lock.acquire()
+        await asyncio.to_thread(waiting.close)  # as the garbage collector may do it
         lock.release()
         assert not lock.locked()
 
     asyncio.run(main())
+
+
+@LOCKS
+async def test_a_block_takes_and_gives_as_a_subclass_says(make):
+    calls = []
+
+    class Counting(type(make())):
+        async def acquire(self, timeout=None):
+            calls.append("acquire")
+            return await super().acquire(timeout)
+
+        def release(self):
+            calls.append("release")
+            super().release()
+
+    async with Counting() as lock:
+        assert lock.locked()
+    assert not lock.locked()
+    assert calls == ["acquire", "release"]

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import queue as threaded
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -108,18 +109,22 @@ def test_a_put_that_is_broken_off_anywhere_is_undone(values, comparisons, last):
     assert [item.value for item in drain(queue)] == sorted(values)
 
 
-def test_a_get_that_cannot_compare_loses_nothing():
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=40), st.integers(0, 20))
+def test_a_get_that_is_broken_off_anywhere_is_undone(values, comparisons):
     queue = PriorityQueue()
     Moody.left = 10**6
-    for value in range(10):
+    for value in values:
         queue.put_nowait(Moody(value))
-    Moody.left = 1
-    with pytest.raises(ZeroDivisionError):
-        queue.get_nowait()
-    assert queue.qsize() == 10
+    before = list(queue._queue)
+    Moody.left = comparisons
+    try:
+        assert queue.get_nowait().value == min(values)
+    except ZeroDivisionError:
+        assert queue._queue == before
+    else:
+        values = sorted(values)[1:]
     Moody.left = 10**6
-    assert queue.get_nowait().value == 0
-    assert sorted(item.value for item in drain(queue)) == list(range(1, 10))
+    assert [item.value for item in drain(queue)] == sorted(values)
 
 
 def test_bad_arguments_are_refused():
@@ -261,3 +266,28 @@ def test_a_heap_is_what_it_is():
         assert heapq.nsmallest(1, queue._queue)[0][0] == 3
 
     simulate(main)
+
+
+class Job:
+    """It has an order, and no equality to go with it."""
+
+    def __init__(self, priority, number):
+        self.priority, self.number = priority, number
+
+    def __lt__(self, other):
+        return self.priority < other.priority
+
+
+def test_equals_are_what_neither_is_less():
+    queue = PriorityQueue()
+    for number in range(12):
+        queue.put_nowait(Job(number % 2, number))
+    order = [queue.get_nowait().number for _ in range(12)]
+    assert order == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
+
+
+def test_plain_priorities_and_others_can_be_mixed():
+    queue = PriorityQueue()
+    for item in (2, Fraction(3, 2), 1, Fraction(1), 0.5):
+        queue.put_nowait(item)
+    assert [queue.get_nowait() for _ in range(5)] == [0.5, 1, 1, Fraction(3, 2), 2]

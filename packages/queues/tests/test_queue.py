@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop.testing import simulate
-from waterspout.queues import Queue, QueueEmpty, QueueFull, QueueShutDown
+from waterspout.queues import PriorityQueue, Queue, QueueEmpty, QueueFull, QueueShutDown
 
 everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
 virtual = pytest.mark.waterspout("simulated")
@@ -547,3 +547,37 @@ def test_what_was_reserved_in_a_loop_that_closed_is_there_again(collected):
     putting.close()
     assert queue.empty()
     assert not queue.full()
+
+
+def in_a_loop_that_closes(waiting, serve):
+    """Let a coroutine wait, and close its loop once it was served, before it resumes."""
+
+    async def main():
+        waiting.send(None)
+        serve()
+
+    asyncio.run(main())
+
+
+def test_what_is_reserved_for_a_loop_that_has_closed_is_there_at_once():
+    queue = Queue(1)
+    getting = queue.get()
+    in_a_loop_that_closes(getting, lambda: queue.put_nowait("item"))
+    assert queue.get_nowait() == "item"
+    queue.put_nowait(1)
+    putting = queue.put(2)
+    in_a_loop_that_closes(putting, queue.get_nowait)
+    queue.put_nowait(3)
+    with pytest.raises(QueueFull):
+        queue.put_nowait(4)
+    getting.close()
+    putting.close()
+    assert queue.get_nowait() == 3
+
+
+def test_dropping_what_is_there_compares_nothing():
+    queue = PriorityQueue()
+    for item in ((0,), (1, "a"), (1, 2)):
+        queue.put_nowait(item)
+    queue.shutdown(immediate=True)
+    assert queue.empty()

@@ -312,3 +312,40 @@ def test_a_queue_that_is_dropped_leaves_nothing():
         await asyncio.sleep(0)
 
     asyncio.run(main())
+
+
+def test_the_end_of_an_old_loop_is_nothing_to_threads_of_the_new():
+    queue = Queue()
+
+    async def side():
+        return queue.threadside
+
+    old, new = asyncio.new_event_loop(), asyncio.new_event_loop()
+    old.run_until_complete(side())
+    got = []
+    thread = threading.Thread(
+        target=lambda s: got.append(s.get()), args=[new.run_until_complete(side())]
+    )
+    thread.start()
+    old.run_until_complete(old.shutdown_asyncgens())
+    old.close()
+    new.run_until_complete(queue.put("item"))
+    thread.join()
+    assert got == ["item"]
+    new.run_until_complete(new.shutdown_asyncgens())
+    new.close()
+
+
+async def test_asked_for_in_a_thread_it_raises_and_touches_nothing():
+    queue = Queue()
+    side = queue.threadside
+    got = asyncio.create_task(asyncio.to_thread(side.get))
+
+    def ask():
+        with pytest.raises(RuntimeError, match="inside the running event loop"):
+            queue.threadside  # noqa: B018
+
+    for _ in range(100):
+        await asyncio.to_thread(ask)
+    await queue.put("item")
+    assert await got == "item"

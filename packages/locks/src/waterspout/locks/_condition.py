@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Self, TypeVar
 
 from waterspout.ioloop.scheduling import (
@@ -86,6 +87,14 @@ class Condition(Held):
     async def __aenter__(self) -> Self:
         await self._lock.acquire()
         return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self._lock.__aexit__(exc_type, exc_val, exc_tb)
 
     # Waiting
 

@@ -38,7 +38,7 @@ class Lock(Held):
     It has no owner: any task may release it.
     """
 
-    __slots__ = ("_holder", "_line", "_locked", "_notes_holder", "_waiters")
+    __slots__ = ("_closed_without", "_holder", "_line", "_locked", "_notes_holder", "_waiters")
 
     def __init__(self) -> None:
         self._locked = False
@@ -47,6 +47,7 @@ class Lock(Held):
         # To ask which task is running takes longer than to take the lock.
         self._notes_holder = False
         self._holder: asyncio.Task[Any] | None = None
+        self._closed_without = 0  # coroutines that are being closed in a block, but do not hold it
 
     def __repr__(self) -> str:
         state = "locked" if self._locked else "unlocked"
@@ -133,7 +134,9 @@ class Lock(Held):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if self._line or not self._locked:
+        if self._closed_without and exc_type is GeneratorExit:
+            self._closed_without -= 1
+        elif self._line or not self._locked:
             self.release()
         else:  # as there, in fewer steps
             self._locked = False
@@ -165,6 +168,7 @@ class Lock(Held):
             self._take_over()
             return
         if isinstance(error, GeneratorExit):
+            self._closed_without += 1
             return
         try:
             await self._waiters.wait_through()
@@ -174,4 +178,4 @@ class Lock(Held):
         self._take_over()
 
     def _take_over(self) -> None:
-        self._holder = _current_task()
+        self._holder = None if asyncio._get_running_loop() is None else _current_task()

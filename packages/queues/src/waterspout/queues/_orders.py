@@ -11,6 +11,9 @@ from waterspout.queues._queue import Queue
 
 T = TypeVar("T")
 
+_PLAIN = {bool, bytes, float, int, str, tuple}
+"""Types whose `==` and `<` agree, and which are compared fast."""
+
 
 class PriorityQueue(Queue[T]):
     """A queue of which the smallest item is the next one.
@@ -40,6 +43,8 @@ class PriorityQueue(Queue[T]):
     def _put(self, item: T) -> None:
         """Add an item. One that cannot be compared raises, and is not added."""
         priority = item if self._key is None else self._key(item)
+        if type(priority) not in _PLAIN:
+            priority = _ByLess(priority)
         entry = (priority, next(self._number), item)
         heap = self._queue
         try:
@@ -50,11 +55,11 @@ class PriorityQueue(Queue[T]):
 
     def _get(self) -> T:
         heap = self._queue
-        first = heap[0]
+        first, last = heap[0], heap[-1]
         try:
             heapq.heappop(heap)
         except BaseException:
-            heap.insert(0, first)
+            _bring_back(heap, first, last)
             raise
         item: T = first[2]
         return item
@@ -71,6 +76,40 @@ def _take_back(heap: list[Any], entry: Any) -> None:
     for below in reversed(path):
         heap[(below - 1) >> 1] = heap[below]
     heap.pop()
+
+
+def _bring_back(heap: list[Any], first: Any, last: Any) -> None:
+    """Undo a pop that was broken off: what had moved up to let the last one in goes down again."""
+    place = next(place for place, other in enumerate(heap) if other is last)
+    while place:
+        above = (place - 1) >> 1
+        heap[place] = heap[above]
+        place = above
+    heap[0] = first
+    heap.append(last)
+
+
+class _ByLess:
+    """A priority of which only `<` is asked, also for whether two are equal.
+
+    A tuple asks `==` first, which for a class of one's own may say something else.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self.value < (other.value if isinstance(other, _ByLess) else other))
+
+    def __gt__(self, other: Any) -> bool:
+        return bool((other.value if isinstance(other, _ByLess) else other) < self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return not (self < other or self > other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class LifoQueue(Queue[T]):

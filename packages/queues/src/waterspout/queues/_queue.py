@@ -12,6 +12,7 @@ that is reserved may yet come back.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from typing import Any, Generic, Self, TypeVar
@@ -82,11 +83,11 @@ class Queue(Generic[T]):
     # What a subclass may replace: the order of items. `_queue` is anything with a length.
 
     def _init(self, maxsize: int) -> None:
-        """Make the empty container `self._queue`."""
+        """Make the empty container `self._queue`; also when all items are to be dropped."""
         self._queue = deque()
 
     def _put(self, item: T) -> None:
-        """Add an item to `self._queue`; if it raises, that must be unchanged."""
+        """Add one item to `self._queue`; if it raises, that must be unchanged."""
         self._queue.append(item)
 
     def _get(self) -> T:
@@ -182,7 +183,7 @@ class Queue(Generic[T]):
         elif self._getter_line or self._is_special:
             self._put_or_raise(item)
         elif self._maxsize and len(self._queue) + self._reserved_places >= self._maxsize:
-            raise QueueFull
+            self._put_or_raise(item)  # a place may be that of a task whose loop has closed
         else:
             self._put(item)
             self._unfinished += 1
@@ -326,7 +327,7 @@ class Queue(Generic[T]):
         if self._putter_line or self._is_special:
             return self._get_or_raise()
         if len(self._queue) <= self._reserved_items:
-            raise QueueEmpty
+            return self._get_or_raise()  # an item may be that of a task whose loop has closed
         return self._get()
 
     def _get_or_raise(self) -> T:
@@ -436,9 +437,8 @@ class Queue(Generic[T]):
 
     def _drop_items(self) -> None:
         self._reserved_items = 0
-        while len(self._queue):
-            self._get()
-            self._unfinished = max(0, self._unfinished - 1)
+        self._unfinished = max(0, self._unfinished - len(self._queue))
+        self._init(self._maxsize)
         if not self._unfinished:
             self._joiners.wake_all(None)
 
@@ -466,12 +466,16 @@ class Queue(Generic[T]):
         Raises:
             RuntimeError: If no event loop is running, or tasks of another open loop wait here.
         """
-        side = self._threadside
-        if side is None or not side.belongs_here():
-            for waiters in (self._putters, self._getters, self._joiners):
-                waiters.check_loop()
-            side = self._threadside = ThreadSide(self)
-        return side
+        if asyncio._get_running_loop() is None:
+            raise RuntimeError("threadside is to be asked for inside the running event loop")
+        guard = self._guard or threading.RLock()
+        with guard:
+            side = self._threadside
+            if side is None or not side.belongs_here():
+                for waiters in (self._putters, self._getters, self._joiners):
+                    waiters.check_loop()
+                side = self._threadside = ThreadSide(self, guard)
+            return side
 
     def _let_threads_in(self, guard: threading.RLock) -> None:
         if self._guard is None:

@@ -52,16 +52,12 @@ class ThreadSide(Generic[T]):
     down, everybody who waits gets a `RuntimeError`, and so does every call from then on.
     """
 
-    def __init__(self, queue: Queue[T]) -> None:
-        loop = asyncio._get_running_loop()
-        if loop is None:
-            raise RuntimeError("threadside is to be asked for inside the running event loop")
+    def __init__(self, queue: Queue[T], guard: threading.RLock) -> None:
         self._queue = queue
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._over = False
-        guard = queue._guard
-        self._guard = threading.RLock() if guard is None else guard
-        queue._let_threads_in(self._guard)
+        self._guard = guard
+        queue._let_threads_in(guard)
         # A loop that shuts down ends its asynchronous generators, and so tells of its end.
         self._lifetime = self._until_shutdown()
         with contextlib.suppress(StopIteration):
@@ -208,5 +204,7 @@ class ThreadSide(Generic[T]):
         with self._guard:
             self._over = True
             queue = self._queue
+            if queue._threadside is not self:
+                return  # threads wait for the loop that the queue is used in now
             for waiters in (queue._putters, queue._getters, queue._joiners):
                 waiters.fail_threads(RuntimeError("the event loop of the queue has ended"))

@@ -8,7 +8,7 @@ Rules:
     closed) has nothing: either it was never served, or what it was served went back to the
     owner by `reclaim`, who hands it to the next in line.
 3.  Joining, leaving, being cancelled, timing out and being served each take constant time.
-4.  The room belongs to a loop only while tasks wait in it.
+4.  The room belongs to a loop only while its tasks wait here, or were served and have not resumed.
 5.  Threads may wait in the same line, where the owner has a guard: a lock that its owner holds
     around everything it does, and that is let go while somebody waits.
 
@@ -26,7 +26,9 @@ one of these states:
 
 There is no fifth state, because all of these steps run in one thread, or under the guard, and none
 of them awaits. A hand-off counts from the moment at which it is noted among the served; where it
-comes from another thread, the loop is told a little later, and may find that the task has gone.
+comes from another thread, the loop is told to go on with it, and may find that the task has gone.
+Loops begin to run, stop and close without the guard: so a thread always lets the loop itself set
+the future, and passes over waiters of a loop that turns out to be closed.
 
 Leaving takes constant time, although the line is a deque: who leaves is noted among the left, and
 the line is cleared of them once they are more than half of it, or when `wake` comes to them.
@@ -82,6 +84,10 @@ class _ThreadWaiter:
     def wait(self, seconds: float | None) -> None:
         self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
+    def cancelled(self) -> bool:
+        """Nobody cancels a thread."""
+        return False
+
     def set_result(self, value: object) -> None:
         self._gate.release()
 
@@ -127,11 +133,11 @@ class WaitQueue(Generic[T]):
         self._guard = guard
         self.waiting: deque[_Waiter] = deque()
         self.served: dict[_Waiter, T] = {}
-        # Of the last who joined; None for "look closely".
+        # Of the tasks that wait here or were served.
         self._loop: asyncio.AbstractEventLoop | None = None
         # Dictionaries, since an empty one is smaller than an empty set.
         self._left: dict[_Waiter, None] = {}  # still among the waiting
-        self._passed: dict[asyncio.Future[Any], None] = {}  # cancelled, and not resumed yet
+        self._passed: dict[_Waiter, None] = {}  # cancelled, and not resumed yet
 
     def __len__(self) -> int:
         """How many wait that were not served."""
@@ -245,10 +251,9 @@ class WaitQueue(Generic[T]):
         if waiter.get_loop() is self._loop:
             self.waiting.append(waiter)
         else:
-            self.check_loop()
+            self._move_to(waiter.get_loop())
             self.waiting.append(waiter)
-            self.recover()
-            self._loop = None if self.served else waiter.get_loop()
+            self._reclaim_dead()
         return waiter
 
     def abandon(self, waiter: "_Waiter") -> None:
@@ -257,16 +262,13 @@ class WaitQueue(Generic[T]):
         Args:
             waiter: What `join` gave, and what raised when it was awaited.
         """
-        if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
-            with self._guard or _NO_GUARD:
-                if waiter in self.served:
-                    self._give_back(waiter)
-                elif not waiter.done() or waiter.cancelled():  # else it has expired, and left
-                    self._leave(waiter)
-        elif waiter in self.served and (loop := self._home()) is not None:
-            # A coroutine of a closed loop may be closed by the garbage collector in any thread.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._recover_guarded)
+        if not isinstance(waiter, _ThreadWaiter) and waiter.get_loop().is_closed():
+            return  # a matter for `recover`: the garbage collector closes coroutines in any thread
+        with self._guard or _NO_GUARD:
+            if waiter in self.served:
+                self._give_back(waiter)
+            elif not waiter.done() or waiter.cancelled():  # else it has expired, and left
+                self._leave(waiter)
 
     async def wait_through(self) -> T:
         """Wait as `wait` does, but keep the place in line however often it is cancelled.
@@ -294,7 +296,10 @@ class WaitQueue(Generic[T]):
             raise
         value = self.served.pop(waiter)
         if cancelled is not None:
-            raise cancelled
+            try:
+                raise cancelled
+            finally:
+                del cancelled  # which knows this frame
         return value
 
     def wait_in_thread(self, timeout: Timeout = None) -> T:
@@ -374,12 +379,12 @@ class WaitQueue(Generic[T]):
                 del self._left[waiter]
             elif waiter.done():  # it was cancelled and has not resumed yet
                 self._passed[waiter] = None
-            else:
+            elif here or isinstance(waiter, _ThreadWaiter):
                 self.served[waiter] = value
-                if here or isinstance(waiter, _ThreadWaiter):
-                    waiter.set_result(value)
-                else:
-                    waiter.get_loop().call_soon_threadsafe(_set_result, waiter, value)
+                waiter.set_result(value)
+                return True
+            elif _is_told(waiter, value):
+                self.served[waiter] = value
                 return True
         return False
 
@@ -414,37 +419,48 @@ class WaitQueue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here.
         """
-        if not self.waiting:
+        loop = self._loop
+        if not self.waiting or loop is None:
             return True
         running = _get_running_loop()
-        if running is not None and self.waiting[0].get_loop() is running:
-            return True
-        self._keep(self._live())
-        loop = self._home()
-        if loop is None or loop is running:
+        if running is loop:
             return True
         if loop.is_closed():
-            self._keep(one for one in self.waiting if isinstance(one, _ThreadWaiter))
-        elif running is not None or (loop.is_running() and self._guard is None):
+            self._keep(one for one in self._live() if isinstance(one, _ThreadWaiter))
+            return True
+        if running is None and self._guard is not None:
+            return False  # a thread cannot know when the loop starts to run
+        if (running is not None or loop.is_running()) and self._has_tasks():
             raise RuntimeError(f"tasks of another event loop wait here: {loop!r}")
-        return not loop.is_running()
+        return True
 
     def recover(self) -> None:
         """Reclaim what was handed to tasks of loops that have closed since. Usually nothing."""
-        for waiter in [one for one in self._passed if one.get_loop().is_closed()]:
-            del self._passed[waiter]
-        while self.served:  # those of the loop that closed were served first
-            waiter = next(iter(self.served))
-            if isinstance(waiter, _ThreadWaiter) or not waiter.get_loop().is_closed():
-                return
+        if self.served and self._loop is not None and self._loop.is_closed():
+            self._reclaim_dead()
+
+    def _reclaim_dead(self) -> None:
+        for waiter in [one for one in self.served if _is_dead(one)]:
             self._give_back(waiter)
 
-    def _home(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the tasks that wait here."""
-        for waiter in self.waiting:
-            if not isinstance(waiter, _ThreadWaiter):
-                return waiter.get_loop()
-        return None
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to another loop from now on.
+
+        While `_loop` is set, no task of another open loop waits here or has been served.
+        """
+        old = self._loop
+        if old is not None and not old.is_closed():
+            if self._has_tasks() or not all(isinstance(one, _ThreadWaiter) for one in self.served):
+                raise RuntimeError(f"tasks of another event loop wait here: {old!r}")
+        elif old is not None:
+            self._keep(one for one in self._live() if isinstance(one, _ThreadWaiter))
+            for waiter in [one for one in self._passed if _is_dead(one)]:
+                del self._passed[waiter]
+        self._loop = loop
+
+    def _has_tasks(self) -> bool:
+        """Whether there are tasks in the line."""
+        return any(not isinstance(one, _ThreadWaiter) for one in self._live())
 
     def _live(self) -> list[_Waiter]:
         """Those in line who have not left it."""
@@ -466,10 +482,6 @@ class WaitQueue(Generic[T]):
         self.waiting.extend(kept)
         self._left.clear()
 
-    def _recover_guarded(self) -> None:
-        with self._guard or _NO_GUARD:
-            self.recover()
-
     def _give_back(self, waiter: _Waiter) -> None:
         value = self.served.pop(waiter)
         if self._reclaim is not None:
@@ -485,3 +497,17 @@ class WaitQueue(Generic[T]):
 def _set_result(waiter: "asyncio.Future[Any]", value: object) -> None:
     if not waiter.done():
         waiter.set_result(value)
+
+
+def _is_dead(waiter: _Waiter) -> bool:
+    """Whether its task can never resume."""
+    return not isinstance(waiter, _ThreadWaiter) and waiter.get_loop().is_closed()
+
+
+def _is_told(waiter: "asyncio.Future[Any]", value: object) -> bool:
+    """Have a loop serve one of its tasks, from a thread; whether that loop is still there."""
+    try:
+        waiter.get_loop().call_soon_threadsafe(_set_result, waiter, value)
+    except RuntimeError:
+        return False
+    return True
