@@ -49,7 +49,11 @@ def check_name(context: ssl.SSLContext, server_side: bool, server_hostname: str 
     if server_hostname is not None or (context.check_hostname and not server_side):
         if not server_hostname:
             raise ValueError("server_hostname is needed to verify the server's certificate")
-        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, server_hostname)
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, server_hostname)
+        except ValueError as error:
+            message = f"server_hostname must be a host's name, not {server_hostname!r}"
+            raise ValueError(message) from error
 
 
 _NOT_TLS = {

@@ -182,7 +182,8 @@ def _bind(address: str | bytes, mode: int | None) -> _socket.socket:
             socket.bind(address)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_stale(address):
-                raise OSError(error.errno, f"{error.strerror}: {address!r}") from None
+                error.add_note(f"path is {address!r}")
+                raise
             _remove(address)
             socket.bind(address)
         if mode is not None and not _is_abstract(address):
