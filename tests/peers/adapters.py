@@ -6,13 +6,15 @@ timeouts raise an exception of its own, and what `acquire` gives can be released
 
 import asyncio
 import contextlib
+import sys
 import types
 import unittest
 
 import pytest
+import tornado.log
 from tornado.util import TimeoutError as TornadoTimeout
 
-from waterspout.ioloop import IOLoop
+from waterspout.ioloop import IOLoop, PeriodicCallback
 
 
 def collect(module, namespace, not_followed, skipped=()):
@@ -111,6 +113,31 @@ async def translated(coroutine):
         raise TornadoTimeout from error
 
 
+class AdaptedLoop(IOLoop):
+    """Reports errors to the log that Tornado's tests look at."""
+
+    def handle_callback_exception(self, callback):
+        tornado.log.app_log.error("Exception in callback %r", callback, exc_info=True)
+
+    @property
+    def selector_loop(self):
+        """The name of Tornado's classes for it."""
+        return self.asyncio_loop
+
+    def _register_task(self, task):
+        """Tornado's coroutines ask their loop to hold tasks."""
+
+    def _unregister_task(self, task):
+        """And to let them go."""
+
+
+class AdaptedPeriodicCallback(PeriodicCallback):
+    """Takes Tornado's arguments."""
+
+    def __init__(self, callback, callback_time, jitter=0):
+        super().__init__(callback, callback_time, jitter=jitter)
+
+
 class Releasing:
     """What Tornado's `acquire` gives."""
 
@@ -131,3 +158,14 @@ def replaced(*places):
         for module, name, value in places:
             patch.setattr(module, name, value)
         yield
+
+
+def everywhere(original, ours):
+    """The places for `replaced` where Tornado's modules have a name for something of theirs."""
+    return [
+        (module, name, ours)
+        for module in list(sys.modules.values())
+        if module.__name__.partition(".")[0] == "tornado"
+        for name, value in list(vars(module).items())
+        if value is original
+    ]

@@ -5,17 +5,18 @@ are replaced while these tests run. What we do not follow is listed with the rea
 to fail, so that the list stays true.
 """
 
+import sys
 import unittest
+from pathlib import Path
 
 import pytest
 
 tornado_tests = pytest.importorskip("tornado.test.ioloop_test")
+sys.path.insert(0, str(Path(__file__).parent))
 
 import tornado.gen  # noqa: E402
-import tornado.log  # noqa: E402
 import tornado.testing  # noqa: E402
-
-from waterspout.ioloop import IOLoop, PeriodicCallback  # noqa: E402
+from adapters import AdaptedLoop, AdaptedPeriodicCallback  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 
@@ -39,26 +40,6 @@ SKIPPED = {
     ),
     "TestIOLoopConfiguration": "runs Tornado in other processes, and asks for its classes' names",
 }
-
-
-class AdaptedLoop(IOLoop):
-    """Reports errors to the log that Tornado's tests look at."""
-
-    def handle_callback_exception(self, callback):
-        tornado.log.app_log.error("Exception in callback %r", callback, exc_info=True)
-
-    def _register_task(self, task):
-        """Tornado's coroutines ask their loop to hold tasks."""
-
-    def _unregister_task(self, task):
-        """And to let them go."""
-
-
-class AdaptedPeriodicCallback(PeriodicCallback):
-    """Takes Tornado's arguments."""
-
-    def __init__(self, callback, callback_time, jitter=0):
-        super().__init__(callback, callback_time, jitter=jitter)
 
 
 @pytest.fixture(autouse=True, scope="module")

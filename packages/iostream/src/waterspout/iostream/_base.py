@@ -364,7 +364,11 @@ class BaseIOStream(StreamCore):
         if len(self._write_buffer):
             end = self._written + len(self._write_buffer)
             self._write_waiters.append((end, future))
-            self._update_events()
+            try:
+                self._update_events()
+            except OSError as error:  # it cannot be watched, and a part may be sent
+                self._fail_writes(error)
+                raise StreamClosedError(error) from error
         else:
             future.set_result(None)
         return future

@@ -190,7 +190,13 @@ class StreamCore:
                 future = ReadFuture(future.get_loop(), partial(self._settled, read))
             self._read, self._read_future = read, future
             self._listening = True
-        self._update_events()
+        try:
+            self._update_events()
+        except OSError:  # it cannot be watched
+            self._read = self._read_future = None
+            if result is not NOT_YET:
+                self._read_buffer.give_back(read.undo(result))
+            raise
         if callback is not None:
             future.add_done_callback(partial(self._deliver, callback))
         return future
@@ -260,7 +266,7 @@ class StreamCore:
         chunk = _scratch.get(min(self._read_chunk_size, room))
         try:
             size = self.read_from_fd(chunk)
-        except OSError as error:
+        except Exception as error:
             self._end(error)
             return False
         if size:
@@ -293,7 +299,7 @@ class StreamCore:
         """Hand bytes to the kernel; if that fails, all writes fail."""
         try:
             sent = self.write_to_fd(view)
-        except OSError as error:
+        except Exception as error:
             self._fail_writes(error)
             return 0
         self._written += sent
@@ -418,9 +424,16 @@ class StreamCore:
         try:
             self._update_events()
         finally:
-            self.close_fd()
+            self._close_descriptor()
             self._fail_writes(self._write_error or self._reason)
             self._maybe_run_close_callback()
+
+    def _close_descriptor(self) -> None:
+        try:
+            self.close_fd()
+        except OSError as error:  # somebody else has closed it
+            if self._reactor is not None:
+                self._reactor.add_callback(_raise, error)
 
     def _fail_writes(self, error: BaseException | None) -> None:
         """Nothing can be sent any more. Reads go on to the end, which then closes the stream."""

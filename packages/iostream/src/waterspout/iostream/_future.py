@@ -37,8 +37,14 @@ class ReadFuture(asyncio.Future[R]):
         self._returned = False
 
     def has_gap(self) -> bool:
-        """Whether it has a result that a task suspended in an `await` of it is to take."""
-        return self._awaiting > 0 and not self.cancelled() and self.exception() is None
+        """Whether it has a result that a task suspended in an `await` of it is to take.
+
+        To be asked once it is done; if it has none, it lets go of the read.
+        """
+        if self._awaiting > 0 and not self.cancelled() and self.exception() is None:
+            return True
+        self._on_settled = None
+        return False
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():
