@@ -5,6 +5,7 @@ import sys
 import cases_ioloop  # noqa: F401 (its cases register themselves)
 import cases_locks  # noqa: F401
 import cases_queues  # noqa: F401
+import cases_streams  # noqa: F401
 import cases_waiting  # noqa: F401
 from harness import main
 

@@ -32,7 +32,7 @@ def test_a_read_buffer_is_bytes_that_come_and_go(steps):
                 model = model[size:]
             else:
                 buffer.give_back(buffer.take(size))
-        assert bytes(buffer.data) == model
+        assert buffer.peek(len(model)) == model
         assert len(buffer) == len(model)
     buffer.clear()
     assert len(buffer) == 0
@@ -113,7 +113,7 @@ def test_read_until_finds_the_first_end_whatever_the_chunking(data, delimiters, 
             outcome = read.attempt(buffer)
         except UnsatisfiableReadError:
             outcome = UnsatisfiableReadError
-            assert bytes(buffer.data) == data[:position]
+            assert buffer.peek(len(buffer)) == data[:position]
         if outcome is not NOT_YET:
             break
     if max_bytes is not None and (end is None or end > max_bytes):
@@ -122,7 +122,7 @@ def test_read_until_finds_the_first_end_whatever_the_chunking(data, delimiters, 
         assert outcome is NOT_YET
     else:
         assert outcome == data[:end]
-        assert bytes(buffer.data) == data[end:position]
+        assert buffer.peek(len(buffer)) == data[end:position]
 
 
 @given(chunks, st.integers(0, 60), st.booleans())
@@ -139,7 +139,7 @@ def test_read_bytes_and_read_into_agree(chunks, size, partial):
             continue
         assert outcome == target[:count]
         assert len(outcome) == size or (partial and len(outcome) > 0)
-        assert first.data == second.data
+        assert first.peek(len(first)) == second.peek(len(second))
         assert reads[1].undo(count) == reads[0].undo(outcome) == outcome
         break
     else:
@@ -157,9 +157,9 @@ def test_a_search_never_looks_twice():
             return super().find(sub, start, end)
 
     read, buffer = ReadUntil((b"\r\n",), None), ReadBuffer()
-    buffer.data = Counting()
+    buffer.tail = Counting(b"x")
     for _ in range(1000):
-        buffer.data += b"x" * 10
+        buffer.append(b"x" * 10)
         assert read.attempt(buffer) is NOT_YET
     assert Counting.looked < 1.2 * 10_000
 
@@ -170,4 +170,30 @@ def test_taking_leaves_no_view_behind(rest):
     buffer.append(b"taken" + rest)
     assert buffer.take(5) == b"taken"
     buffer.append(b"more")  # a view left behind would forbid it
-    assert bytes(buffer.data) == rest + b"more"
+    assert buffer.peek(len(buffer)) == rest + b"more"
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), st.integers(0, 12), st.booleans())
+def test_what_is_received_straight_into_memory_is_read_or_recalled(sizes, size, partial):
+    """However the bytes are divided between the buffer and the caller's memory."""
+    buffer, target = ReadBuffer(), bytearray(size)
+    read = ReadInto(memoryview(target), partial)
+    sent, outcome = b"", NOT_YET
+    for number, length in enumerate(sizes):
+        data = bytes([number]) * length
+        if len(buffer) == 0 and number % 3 and len(read.room()) >= length:
+            read.room()[:length] = data
+            read.place(length)
+        else:
+            buffer.append(data)
+        sent += data
+        outcome = read.attempt(buffer)
+        if outcome is not NOT_YET:
+            break
+    if outcome is NOT_YET:
+        buffer.give_back(read.recall())
+        assert buffer.peek(len(buffer)) == sent
+    else:
+        assert read.undo(outcome) + buffer.peek(len(buffer)) == sent
+        assert outcome == size or (partial and outcome)
+    assert read.recall() == b""

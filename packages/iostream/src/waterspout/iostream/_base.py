@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from waterspout.ioloop.scheduling import Reactor
+from waterspout.ioloop.scheduling import READ, Reactor
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import (
     bytes_pattern,
@@ -123,13 +123,12 @@ class BaseIOStream(StreamCore):
 
         The last line may have none. It ends when the other end has closed in good order.
         """
-        data = self._read_buffer.data
-        end = data.find(b"\n") + 1
-        if end and self._gap is None and not self.reading():
-            was_full = len(data) >= self._read_ahead
-            line = self._read_buffer.take(end)
-            if was_full:
-                self._update_events()
+        buffer = self._read_buffer
+        end = buffer.head.find(b"\n", buffer.start)
+        if end >= 0 and self._gap is None and self._read_future is None:
+            line = buffer.take(end + 1 - buffer.start)
+            if self._events != READ:
+                self._read_on(line)
             return line
         try:
             return await self._start_read(ReadLine(), None)
@@ -168,6 +167,15 @@ class BaseIOStream(StreamCore):
             StreamClosedError: If the stream ends before; also through the future.
         """
         count("num_bytes", num_bytes)
+        buffer = self._read_buffer
+        if (  # it is there already, as mostly
+            0 < num_bytes <= len(buffer.head) - buffer.start
+            and callback is None
+            and streaming_callback is None
+            and self._read_future is None
+            and self._gap is None
+        ):
+            return self._ready(buffer.take(num_bytes))
         emit = self._emitter(streaming_callback)
         if emit is not None:
             return self._start_read(StreamBytes(num_bytes, partial, emit), callback)
@@ -201,6 +209,17 @@ class BaseIOStream(StreamCore):
                 future. Every byte can still be read.
             StreamClosedError: If the stream ends before; also through the future.
         """
+        if (
+            type(delimiter) is bytes
+            and callback is None
+            and max_bytes is None
+            and self._read_future is None
+            and self._gap is None
+        ):
+            buffer = self._read_buffer
+            end = buffer.head.find(delimiter, buffer.start)
+            if end >= 0 and delimiter:  # it is there already, as mostly
+                return self._ready(buffer.take(end + len(delimiter) - buffer.start))
         delimiters = delimiter if isinstance(delimiter, tuple) else (delimiter,)
         for one in delimiters:
             if not isinstance(one, bytes | bytearray):
@@ -501,6 +520,7 @@ class BaseIOStream(StreamCore):
             self.error = error
             self._reason = error or ConnectionAbortedError("the stream was closed on this side")
             self._ended = True
+            self._recall()
             self._try_read()
             self._close_now()
         self._dropped = True

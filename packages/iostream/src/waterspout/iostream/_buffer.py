@@ -1,8 +1,11 @@
 """The two buffers of a stream. No I/O.
 
-`ReadBuffer` is a `bytearray`. Bytes come in at the end (amortised O(1) per byte) and leave at the
-front, where CPython moves a pointer instead of the rest (O(bytes taken), amortised). Searching
-is left to the reads, which remember how far they have looked.
+`ReadBuffer` has a head, which arrived at once and is being read, and a tail for what arrives
+meanwhile. Small reads slice the head, of which nothing is moved or copied but what they take. The
+tail grows as a `bytearray` does (amortised O(1) per byte) and becomes the head when it is reached.
+A search that fails in the head needs both in one piece; it has looked at every byte of the head, so
+to move them costs no more than the search did. Searching is left to the reads, which remember how
+far they have looked.
 
 `WriteBuffer` is a line of segments. A small write is copied behind its neighbours, so that a
 thousand of them go out in a few system calls (O(bytes)); a large one is kept as a view of the
@@ -23,50 +26,102 @@ SEGMENT = 64 * 1024
 
 
 class ReadBuffer:
-    """Bytes that have arrived and have not been read."""
+    """Bytes that have arrived and have not been read.
 
-    __slots__ = ("data",)
+    Attributes:
+        head: The bytes that come first, from `start` on.
+        start: How many bytes of the head are gone.
+        tail: What comes behind the head.
+    """
+
+    __slots__ = ("head", "start", "tail")
 
     def __init__(self) -> None:
-        self.data = bytearray()
-        """The bytes, for searching; changed only by the methods."""
+        self.head = b""
+        self.start = 0
+        self.tail = bytearray()
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.head) - self.start + len(self.tail)
 
     def append(self, chunk: BytesLike) -> None:
         """Add bytes that arrived. Amortised O(len(chunk))."""
-        self.data += chunk
+        left = len(self.head) - self.start
+        if left == 0 and not self.tail:
+            self.head = bytes(chunk)
+            self.start = 0
+        elif left <= len(chunk) and not self.tail:
+            self.head = self.head[self.start :] + bytes(chunk)
+            self.start = 0
+        else:
+            self.tail += chunk
+
+    def whole(self) -> "tuple[bytes | bytearray, int]":
+        """Give what holds all bytes, for searching, and where in it they begin.
+
+        O(1), or O(all) after an append that did not find the head read.
+        """
+        if not self.tail:
+            return self.head, self.start
+        if self.start < len(self.head):
+            self.tail[:0] = self.head[self.start :]
+            self._drop_head()
+        return self.tail, 0
 
     def peek(self, size: int) -> bytes:
         """Copy bytes from the front. O(size)."""
-        return bytes(self.data[:size])
+        data, start = self.whole()
+        return bytes(data[start : start + size])
 
     def take(self, size: int) -> bytes:
         """Take bytes from the front. Amortised O(size), however many remain."""
-        data = self.data
-        if size == len(data):
-            taken = bytes(data)
-            data.clear()
-        else:
-            with memoryview(data) as view:
-                taken = bytes(view[:size])
-            del data[:size]
+        end = self.start + size
+        if end < len(self.head):
+            taken = self.head[self.start : end]
+            self.start = end
+            return taken
+        taken = self.head[self.start :]
+        self._drop_head()
+        if len(taken) < size:
+            tail, missing = self.tail, size - len(taken)
+            with memoryview(tail) as view:
+                taken = b"".join((taken, view[:missing])) if taken else bytes(view[:missing])
+            del tail[:missing]
+            self._promote()
         return taken
 
     def take_into(self, target: memoryview, size: int) -> None:
         """Take bytes from the front to the start of `target`. Amortised O(size)."""
-        with memoryview(self.data) as view:
-            target[:size] = view[:size]
-        del self.data[:size]
+        first = min(size, len(self.head) - self.start)
+        target[:first] = memoryview(self.head)[self.start : self.start + first]
+        self.start += first
+        if self.start == len(self.head):
+            self._drop_head()
+        if first < size:
+            with memoryview(self.tail) as view:
+                target[first:size] = view[: size - first]
+            del self.tail[: size - first]
+            self._promote()
 
     def give_back(self, taken: bytes) -> None:
         """Put bytes back to the front. O(all), and rare."""
-        self.data[:0] = taken
+        self.head = taken + self.head[self.start :]
+        self.start = 0
 
     def clear(self) -> None:
         """Drop all."""
-        self.data = bytearray()
+        self._drop_head()
+        self.tail = bytearray()
+
+    def _drop_head(self) -> None:
+        self.head = b""
+        self.start = 0
+
+    def _promote(self) -> None:
+        """Make the tail the head, once it has been reached."""
+        if self.tail:
+            self.head = bytes(self.tail)
+            self.tail = bytearray()
 
 
 class WriteBuffer:

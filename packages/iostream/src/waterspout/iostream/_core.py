@@ -65,6 +65,8 @@ _scratch = _Scratch()
 class StreamCore:
     """What `BaseIOStream` gives an interface to."""
 
+    _is_simple = True  # whether reading always waits to read, and writing to write
+
     def __init__(
         self,
         io_loop: Reactor | None,
@@ -76,6 +78,7 @@ class StreamCore:
         if io_loop is not None and not isinstance(io_loop, Reactor):
             raise TypeError(f"io_loop must be a Reactor or None, not {io_loop!r}")
         self._reactor = io_loop
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one of its futures
         self._max_buffer_size = positive_size(
             "max_buffer_size", max_buffer_size, DEFAULT_BUFFER_SIZE
         )
@@ -169,25 +172,29 @@ class StreamCore:
     def _start_read(
         self, read: Read[R], callback: Callable[[R], object] | None
     ) -> "asyncio.Future[R]":
-        check_callback("callback", callback)
-        if self.reading():
+        if callback is not None:
+            check_callback("callback", callback)
+        if self._read_future is not None and not self._read_future.done():
             raise RuntimeError("another read of this stream is pending")
         if not read.can_fit(0, self._max_buffer_size):
             raise StreamBufferFullError(
                 f"the read can never fit: max_buffer_size={self._max_buffer_size}"
             )
-        reactor = self._use_reactor()
-        self._open()
-        future: asyncio.Future[R] = reactor.create_future()
-        if self._gap is None:  # noqa: SIM108 (mypy infers the type of the first assignment)
-            result = self._attempt(read)
-        else:
-            result = NOT_YET
+        self._use_reactor()
+        if self._opening:
+            self._open()
+        result: R | NotYet = NOT_YET
+        if self._gap is None:
+            result = self._attempt(read)  # type: ignore[arg-type] (mypy widens R)
+        future: asyncio.Future[R]
         if result is not NOT_YET:
+            future = asyncio.Future(loop=self._loop)
             future.set_result(result)
         else:
-            if callback is None:  # who gives a callback has the result, however it is awaited
-                future = ReadFuture(future.get_loop(), partial(self._settled, read))
+            # Who gives a callback has the result, however the future is awaited.
+            future = asyncio.Future(loop=self._loop) if callback else ReadFuture(loop=self._loop)
+            if isinstance(future, ReadFuture):
+                future.stream = self
             self._read, self._read_future = read, future
             self._listening = True
         try:
@@ -201,6 +208,22 @@ class StreamCore:
             future.add_done_callback(partial(self._deliver, callback))
         return future
 
+    def _ready(self, taken: bytes) -> "asyncio.Future[bytes]":
+        """A future of bytes that were taken out of the buffer already."""
+        if self._events != READ:
+            self._read_on(taken)
+        future: asyncio.Future[bytes] = asyncio.Future(loop=self._loop)
+        future.set_result(taken)
+        return future
+
+    def _read_on(self, taken: bytes) -> None:
+        """Reading ahead may have stopped, and can go on now that some bytes were taken."""
+        try:
+            self._update_events()
+        except OSError:  # it cannot be watched
+            self._read_buffer.give_back(taken)
+            raise
+
     def _attempt(self, read: Read[R]) -> "R | NotYet":
         """Take a read's result out of the buffer, or raise what it comes to."""
         buffer = self._read_buffer
@@ -210,7 +233,7 @@ class StreamCore:
         if self._ended:
             result = NOT_YET if self._reason is not None else read.at_end(buffer)
             if result is NOT_YET:
-                raise StreamClosedError(self._reason, partial=bytes(buffer.data))
+                raise StreamClosedError(self._reason, partial=buffer.peek(len(buffer)))
         elif not read.can_fit(len(buffer), self._max_buffer_size):
             raise StreamBufferFullError(
                 f"{len(buffer)} bytes without a result: max_buffer_size={self._max_buffer_size}"
@@ -233,27 +256,44 @@ class StreamCore:
             self._read = self._read_future = None
             if isinstance(future, ReadFuture) and future.has_gap():
                 self._gap = read
-            self._maybe_run_close_callback()
+            if self._closed:
+                self._maybe_run_close_callback()
 
-    def _settled(self, read: Read[R], result: R, returned: bool) -> None:
+    def _settled(self, result: Any, returned: bool) -> None:
         """The task of a read has resumed, or never will."""
-        self._gap = None
-        if returned and not self._dropped:
+        read, self._gap = self._gap, None
+        if returned and read is not None and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
-        self._try_read()
-        self._update_events()
+        if returned or self._read is not None:
+            self._try_read()
+            self._update_events()
+
+    def _read_cancelled(self, future: "asyncio.Future[Any]") -> None:
+        """A pending read was cancelled, just now."""
+        if future is self._read_future:
+            self._recall()
+            self._read = self._read_future = None
+
+    def _recall(self) -> None:
+        """Have what was received straight into a caller's memory in the buffer instead."""
+        if self._read is not None and (placed := self._read.recall()):
+            self._read_buffer.give_back(placed)
 
     def _fill(self) -> None:
         """Receive a chunk; more of them for a read that would rather have more first."""
         start = len(self._read_buffer)
         while self._receive():
-            read, size = self._read, len(self._read_buffer)
-            if read is None or size >= read.patience:
+            read = self._read
+            if read is None or not read.patience:
+                break
+            size = len(self._read_buffer)
+            if size >= read.patience:
                 break
             if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
                 self._use_reactor().add_callback(self._fill_on)
                 return
-        self._try_read()
+        if self._read is not None:
+            self._try_read()
 
     def _fill_on(self) -> None:
         if not self._closed and self._wanted_events() & READ:
@@ -261,20 +301,38 @@ class StreamCore:
 
     def _receive(self) -> bool:
         """Receive what is there, up to one chunk, and to what may be gathered."""
-        limit = self._max_buffer_size if self.reading() else self._read_ahead
-        room = max(limit - len(self._read_buffer), self._least_room)
-        chunk = _scratch.get(min(self._read_chunk_size, room))
+        buffer, read = self._read_buffer, self._read
+        target = None
+        if read is not None and read.takes_memory and not len(buffer):
+            target = self._room_of(read)
+        if target is None:
+            limit = self._read_ahead if read is None else self._max_buffer_size
+            room = max(limit - len(buffer), self._least_room)
+            chunk = _scratch.get(min(self._read_chunk_size, room))
+        else:
+            chunk = target
         try:
             size = self.read_from_fd(chunk)
         except Exception as error:
             self._end(error)
             return False
         if size:
-            self._read_buffer.append(chunk[:size])
+            if target is None or read is None:
+                buffer.append(chunk[:size])
+            else:
+                read.place(size)
             return True
         if size is not None:
             self._end(None)
         return False
+
+    def _room_of(self, read: Read[Any]) -> memoryview | None:
+        """The memory that a read may be given its bytes in, if there is no doubt about it."""
+        future = self._read_future
+        if self._gap is not None or not isinstance(future, ReadFuture) or future.done():
+            return None
+        room = read.room()
+        return room[: self._read_ahead] if len(room) >= self._least_room else None
 
     def _end(self, error: BaseException | None) -> None:
         """Nothing more will come."""
@@ -283,6 +341,7 @@ class StreamCore:
         self._ended = True
         self._reason = error
         self.error = self.error or error
+        self._recall()
         self._try_read()
         if error is not None or not self._has_more_to_send():
             self._close_now()
@@ -364,12 +423,15 @@ class StreamCore:
     # Events
 
     def _use_reactor(self) -> Reactor:
-        if self._reactor is None:
+        reactor = self._reactor
+        if reactor is None:
             scheduler = current_scheduler()
             if not isinstance(scheduler, Reactor):
                 raise RuntimeError(f"the running loop's {scheduler!r} is no Reactor")
-            self._reactor = scheduler
-        return self._reactor
+            self._reactor = reactor = scheduler
+        if self._loop is None:
+            self._loop = reactor.create_future().get_loop()
+        return reactor
 
     def _open(self) -> None:
         """Begin what must be done before bytes can move, if the stream is such a one."""
@@ -391,6 +453,14 @@ class StreamCore:
 
     def _update_events(self) -> None:
         """Watch for what is wanted now."""
+        if (  # as mostly
+            self._events == READ
+            and self._is_simple
+            and not (self._write_buffer or self._closed or self._opening or self._ended)
+            and (self._read_future is not None or len(self._read_buffer) < self._read_ahead)
+            and self._room is None
+        ):
+            return
         events = 0 if self._closed else self._wanted_events()
         if events == self._events:
             return

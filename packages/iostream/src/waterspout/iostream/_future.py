@@ -13,38 +13,47 @@ in that sense, and keeps its result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from waterspout.iostream._core import StreamCore
 
 R = TypeVar("R")
+
+_result: Any = asyncio.Future.result
 
 
 class ReadFuture(asyncio.Future[R]):
     """The result of a pending read.
 
-    Args:
-        loop: The loop of the stream.
-        on_settled: Called once the gap after the result has closed, with the result and whether
-            it goes back.
+    Attributes:
+        stream: The stream that is to be told once the gap after the result has closed, and of a
+            cancellation; `None` when there is nothing to tell any more.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, on_settled: Callable[[R, bool], object]
-    ) -> None:
-        super().__init__(loop=loop)
-        self._on_settled: Callable[[R, bool], object] | None = on_settled
-        self._awaiting = 0
-        self._returned = False
+    stream: StreamCore | None = None
+    _awaiting = 0
+    _returned = False
 
     def has_gap(self) -> bool:
         """Whether it has a result that a task suspended in an `await` of it is to take.
 
-        To be asked once it is done; if it has none, it lets go of the read.
+        To be asked once it is done; if it has none, it lets go of the stream.
         """
         if self._awaiting > 0 and not self.cancelled() and self.exception() is None:
             return True
-        self._on_settled = None
+        self.stream = None
         return False
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As for any future; the stream is told at once."""
+        if not super().cancel(msg):
+            return False
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream._read_cancelled(self)
+        return True
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():
@@ -58,7 +67,8 @@ class ReadFuture(asyncio.Future[R]):
                     self._settle(returned=True)
                 raise
             self._awaiting -= 1
-            self._settle(returned=False)
+            if self.stream is not None:
+                self._settle(returned=False)
         return self.result()
 
     __iter__ = __await__
@@ -67,14 +77,15 @@ class ReadFuture(asyncio.Future[R]):
         """As for any future; but a result that was given back is gone (`CancelledError`)."""
         if self._returned:
             raise asyncio.CancelledError
-        return super().result()
+        result: R = _result(self)
+        return result
 
     def _settle(self, returned: bool) -> None:
         """Close the gap. The first task to resume decides, or else the last to be cancelled."""
-        on_settled, self._on_settled = self._on_settled, None
-        if on_settled is None or not self.done() or self.cancelled():
+        stream = self.stream
+        if stream is None or not self.done():
             return
-        if self.exception() is None:
-            result = super().result()
+        self.stream = None
+        if not self.cancelled() and self.exception() is None:
             self._returned = returned
-            on_settled(result, returned)
+            stream._settled(_result(self), returned)

@@ -34,6 +34,8 @@ class Read(ABC, Generic[R]):
 
     __slots__ = ()
 
+    takes_memory = False
+    """Whether it has room for bytes to be received straight to."""
     patience = 0
     """How large the buffer should be before the next attempt, while bytes keep coming."""
 
@@ -48,6 +50,17 @@ class Read(ABC, Generic[R]):
     def can_fit(self, size: int, limit: int) -> bool:
         """Whether its result can still come of a buffer of `size` bytes that takes `limit`."""
         return size < limit
+
+    def room(self) -> memoryview:
+        """Where bytes may be received straight to while nothing is buffered."""
+        return memoryview(b"")
+
+    def place(self, size: int) -> None:
+        """So many bytes were put there."""
+
+    def recall(self) -> bytes:
+        """The bytes that were put there, which are not to be there any more."""
+        return b""
 
     @abstractmethod
     def undo(self, result: R) -> bytes:
@@ -94,21 +107,40 @@ class Peek(ReadBytes):
 
 
 class ReadInto(Read[int]):
-    """As many bytes as a caller's memory holds, or with `partial` at least one."""
+    """As many bytes as a caller's memory holds, or with `partial` at least one.
 
-    __slots__ = ("partial", "target")
+    While it waits and nothing is buffered, bytes may be received straight into the memory
+    (`room`, `place`); if the read then fails, they are recalled from there.
+    """
+
+    __slots__ = ("partial", "placed", "target")
+    takes_memory = True
 
     def __init__(self, target: memoryview, partial: bool) -> None:
         self.target = target
         self.partial = partial
+        self.placed = 0
 
     def attempt(self, buffer: ReadBuffer) -> int | NotYet:
-        available, size = len(buffer), len(self.target)
-        if available < size and not (self.partial and available):
+        available, missing = len(buffer), len(self.target) - self.placed
+        if available < missing and not (self.partial and available + self.placed):
             return NOT_YET
-        size = min(available, size)
-        buffer.take_into(self.target, size)
+        size = min(available, missing)
+        if size:
+            buffer.take_into(self.target[self.placed :], size)
+        size += self.placed
+        self.placed = 0
         return size
+
+    def room(self) -> memoryview:
+        return self.target[self.placed :]
+
+    def place(self, size: int) -> None:
+        self.placed += size
+
+    def recall(self) -> bytes:
+        placed, self.placed = self.placed, 0
+        return bytes(self.target[:placed])
 
     def can_fit(self, size: int, limit: int) -> bool:
         return self.partial or len(self.target) <= limit
@@ -124,16 +156,15 @@ class ReadUntil(Read[bytes]):
     only at what is new, so the whole search is linear in the bytes.
     """
 
-    __slots__ = ("delimiters", "longest", "max_bytes", "searched")
+    __slots__ = ("delimiters", "max_bytes", "searched")
 
     def __init__(self, delimiters: tuple[bytes, ...], max_bytes: int | None) -> None:
         self.delimiters = delimiters
-        self.longest = max(map(len, delimiters))
         self.max_bytes = max_bytes
         self.searched = 0  # no match ends at or before this
 
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
-        end = self._find(buffer.data)
+        end = self._find(*buffer.whole())
         if end is not None:
             return buffer.take(end)
         self.searched = len(buffer)
@@ -143,15 +174,16 @@ class ReadUntil(Read[bytes]):
             )
         return NOT_YET
 
-    def _find(self, data: bytearray) -> int | None:
-        """Where the first match ends, if one ends within `max_bytes`."""
+    def _find(self, data: "bytes | bytearray", begin: int) -> int | None:
+        """How many bytes it is to the end of the first match, if that is within `max_bytes`."""
         best: int | None = None
-        limit = len(data) if self.max_bytes is None else min(len(data), self.max_bytes)
+        limit = len(data) if self.max_bytes is None else begin + self.max_bytes
         for delimiter in self.delimiters:
             size = len(delimiter)
-            start = data.find(delimiter, max(0, self.searched + 1 - size), limit)
+            start = data.find(delimiter, begin + max(0, self.searched + 1 - size), limit)
             if start >= 0:
-                best = limit = start + size
+                limit = start + size
+                best = limit - begin
         return best
 
     def undo(self, result: bytes) -> bytes:
@@ -188,7 +220,10 @@ class ReadUntilRegex(Read[bytes]):
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
         size = len(buffer)
         limit = size if self.max_bytes is None else min(size, self.max_bytes)
-        match = self.pattern.search(buffer.data, 0, limit)
+        data, start = buffer.whole()
+        if start:  # where a pattern may want to see the beginning
+            data, start = buffer.peek(size), 0
+        match = self.pattern.search(data, 0, limit)
         if match is not None:
             return buffer.take(match.end())
         if self.max_bytes is not None and size >= self.max_bytes:

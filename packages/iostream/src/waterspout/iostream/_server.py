@@ -230,7 +230,8 @@ class StreamServer:
             await self._handler(stream)
             await stream.write(b"")  # what the handler did not wait for
         except Exception as error:
-            if not (stream.closed() and _tells_of_a_close(error)):
+            is_over = stream.closed() or stream.error is not None
+            if not (is_over and _tells_of_a_close(error)):
                 self._reactor.add_callback(_raise, error)
 
     async def _shake_hands(self, stream: SSLIOStream) -> None:
