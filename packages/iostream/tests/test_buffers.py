@@ -57,10 +57,10 @@ def test_a_write_buffer_sends_everything_in_order(steps):
         data = bytes([number % 251]) * size
         buffer.append(memoryview(data))
         added += data
-        if buffer and most % 2:
+        if buffer.size and most % 2:
             send(most)
-        assert len(buffer) == len(added) - len(sent)
-    while buffer:
+        assert buffer.size == len(added) - len(sent)
+    while buffer.size:
         send(1 << 20)
     assert sent == added
 
@@ -70,7 +70,7 @@ def test_small_writes_are_gathered_and_large_ones_not_copied():
     for _ in range(1000):
         buffer.append(memoryview(b"x" * 64))
     sizes = []
-    while buffer:
+    while buffer.size:
         with buffer.first() as view:
             sizes.append(len(view))
         buffer.advance(sizes[-1])
@@ -81,7 +81,7 @@ def test_small_writes_are_gathered_and_large_ones_not_copied():
         assert view.obj is large
     buffer.append(memoryview(b"z"))
     buffer.clear()
-    assert len(buffer) == 0
+    assert buffer.size == 0
     for _ in range(3):
         buffer.append(memoryview(b"x" * SMALL))
     assert SEGMENT > 3 * SMALL

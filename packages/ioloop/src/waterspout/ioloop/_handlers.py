@@ -39,6 +39,7 @@ class _Handler:
         "context",
         "events",
         "fd",
+        "is_direct",
         "poll",
         "probe",
         "reading",
@@ -53,6 +54,7 @@ class _Handler:
         self.context = contextvars.copy_context()
         self.events = 0
         self.reading = False
+        self.is_direct = False  # whether the loop calls its callback to read without `Handlers`
         self.writing = False
         self.poll: asyncio.TimerHandle | None = None
         self.probe: Any = None  # asks for an error of the descriptor
@@ -145,7 +147,10 @@ class Handlers:
         writing = bool(events & WRITE)
         added_reader = reading and not handler.reading
         if added_reader:
-            self._add("add_reader", handler.fd, self._on_readable, handler)
+            self._add_reader(handler, events)
+        elif reading and handler.is_direct and events & ERROR:
+            self._watcher.remove_reader(handler.fd)
+            self._add_reader(handler, events)
         try:
             if writing and not handler.writing:
                 self._add("add_writer", handler.fd, self._on_ready, handler, WRITE)
@@ -161,6 +166,18 @@ class Handlers:
         if handler.poll is not None:
             handler.poll.cancel()
             handler.poll = None
+
+    def _add_reader(self, handler: _Handler, events: int) -> None:
+        handler.is_direct = False
+        if self._watcher is self._loop and not (events & ERROR or self._gives_up):
+            # The kernel is asked for nothing besides, so the loop may call it straight.
+            arguments = handler.fd, self._run, handler.callback, handler.source, READ
+            with contextlib.suppress(NotImplementedError):
+                # A copy, since this may be called inside of the handler.
+                handler.context.copy().run(self._loop.add_reader, *arguments)
+                handler.is_direct = True
+                return
+        self._add("add_reader", handler.fd, self._on_readable, handler)
 
     def _add(self, method: str, fd: int, callback: Callable[..., object], *args: Any) -> None:
         try:

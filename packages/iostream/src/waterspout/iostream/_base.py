@@ -83,7 +83,7 @@ class BaseIOStream(StreamCore):
         state = "closed" if self._closed else "ended" if self._ended else "open"
         return (
             f"<{type(self).__name__} {state} buffered={len(self._read_buffer)} "
-            f"unsent={len(self._write_buffer)}>"
+            f"unsent={self._write_buffer.size}>"
         )
 
     async def __aenter__(self) -> Self:
@@ -220,6 +220,17 @@ class BaseIOStream(StreamCore):
             end = buffer.head.find(delimiter, buffer.start)
             if end >= 0 and delimiter:  # it is there already, as mostly
                 return self._ready(buffer.take(end + len(delimiter) - buffer.start))
+            if (
+                self._events == READ
+                and delimiter
+                and not buffer.tail
+                and len(buffer) < self._read_ahead
+            ):
+                until = self._last_until
+                if until is None or until.delimiters[0] is not delimiter:
+                    until = self._last_until = ReadUntil((delimiter,), None)
+                until.searched = len(buffer)
+                return self._wait_for(until)
         delimiters = delimiter if isinstance(delimiter, tuple) else (delimiter,)
         for one in delimiters:
             if not isinstance(one, bytes | bytearray):
@@ -353,6 +364,25 @@ class BaseIOStream(StreamCore):
             StreamClosedError: If the stream is closed.
             RuntimeError: If no loop is running.
         """
+        if (
+            type(data) is bytes
+            and callback is None
+            and len(data) <= FLUSH_AT_MOST
+            and self._sent is not None
+            and not self._write_buffer.size
+            and not (self._opening or self._closed or self._eof_wanted or self._sending_file)
+            and self._write_error is None
+        ):  # as in `_write`, in fewer steps; and mostly the kernel takes all of it
+            try:
+                sent = self.write_to_fd(memoryview(data))
+            except Exception as error:
+                self._fail_writes(error)
+                self._update_events()
+                raise StreamClosedError(error) from error
+            self._written += sent
+            if sent == len(data):
+                return self._sent
+            return self._wait_to_send(memoryview(data)[sent:])
         view = bytes_view("data", data)
         check_callback("callback", callback)
         if self._sending_file:
@@ -364,13 +394,13 @@ class BaseIOStream(StreamCore):
 
     def _write(self, view: memoryview) -> "asyncio.Future[None]":
         self._check_can_write()
-        unsent = len(self._write_buffer)
+        unsent = self._write_buffer.size
         if unsent and unsent + len(view) > self._max_write_buffer_size:
             raise StreamBufferFullError(
                 f"{len(view)} bytes do not fit behind {unsent} unsent ones: "
                 f"max_write_buffer_size={self._max_write_buffer_size}"
             )
-        reactor = self._use_reactor()
+        self._use_reactor()
         self._open()
         self._check_can_write()
         if not unsent and not self._opening:
@@ -378,18 +408,25 @@ class BaseIOStream(StreamCore):
             if self._write_error is not None:
                 self._update_events()
                 raise StreamClosedError(self._write_error)
-        future: asyncio.Future[None] = reactor.create_future()
+        return self._wait_to_send(view)
+
+    def _make_sent(self) -> "asyncio.Future[None]":
+        """The future of all writes that the kernel took at once."""
+        self._sent = self._use_reactor().create_future()
+        self._sent.set_result(None)
+        return self._sent
+
+    def _wait_to_send(self, view: memoryview) -> "asyncio.Future[None]":
         self._write_buffer.append(view)
-        if len(self._write_buffer):
-            end = self._written + len(self._write_buffer)
-            self._write_waiters.append((end, future))
-            try:
-                self._update_events()
-            except OSError as error:  # it cannot be watched, and a part may be sent
-                self._fail_writes(error)
-                raise StreamClosedError(error) from error
-        else:
-            future.set_result(None)
+        if not self._write_buffer.size:
+            return self._sent or self._make_sent()
+        future: asyncio.Future[None] = self._use_reactor().create_future()
+        self._write_waiters.append((self._written + self._write_buffer.size, future))
+        try:
+            self._update_events()
+        except OSError as error:  # it cannot be watched, and a part may be sent
+            self._fail_writes(error)
+            raise StreamClosedError(error) from error
         return future
 
     async def sendfile(self, file: File, offset: int = 0, count: int | None = None) -> int:
@@ -480,7 +517,7 @@ class BaseIOStream(StreamCore):
 
     def writing(self) -> bool:
         """Whether bytes wait to be handed to the kernel."""
-        return len(self._write_buffer) > 0
+        return self._write_buffer.size > 0
 
     def set_close_callback(self, callback: CloseCallback | None) -> None:
         """Say what to call once the stream is closed, by whichever side.

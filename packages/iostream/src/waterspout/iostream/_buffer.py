@@ -125,21 +125,22 @@ class ReadBuffer:
 
 
 class WriteBuffer:
-    """Bytes that wait for the kernel to take them."""
+    """Bytes that wait for the kernel to take them.
 
-    __slots__ = ("_offset", "_segments", "_size")
+    Attributes:
+        size: How many there are.
+    """
+
+    __slots__ = ("_offset", "_segments", "size")
 
     def __init__(self) -> None:
         self._segments: deque[bytearray | memoryview] = deque()
         self._offset = 0  # how much of the first segment is gone
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
 
     def append(self, data: memoryview) -> None:
         """Add bytes to be sent: small ones are copied, large ones are kept as they are."""
-        self._size += len(data)
+        self.size += len(data)
         if len(data) > SMALL:
             self._segments.append(data)
             return
@@ -155,7 +156,7 @@ class WriteBuffer:
 
     def advance(self, size: int) -> None:
         """Drop bytes of the first segment that were sent. O(1)."""
-        self._size -= size
+        self.size -= size
         self._offset += size
         if self._offset == len(self._segments[0]):
             self._segments.popleft()
@@ -164,4 +165,4 @@ class WriteBuffer:
     def clear(self) -> None:
         """Drop all."""
         self._segments.clear()
-        self._offset = self._size = 0
+        self._offset = self.size = 0

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +30,7 @@ from waterspout.iostream._errors import (
     UnsatisfiableReadError,
 )
 from waterspout.iostream._future import ReadFuture
-from waterspout.iostream._reads import NOT_YET, NotYet, Read
+from waterspout.iostream._reads import NOT_YET, NotYet, Read, ReadUntil
 
 R = TypeVar("R")
 
@@ -47,19 +46,15 @@ DEFAULT_CHUNK_SIZE = 64 * 1024
 """The default of `read_chunk_size`, in bytes. Larger ones cost more in page faults."""
 
 
-class _Scratch(threading.local):
-    """One piece of memory a thread, for all its streams to receive into."""
+def _scratch_of(loop: Any, size: int) -> memoryview:
+    """One piece of memory a loop, for all its streams to receive into.
 
-    def __init__(self) -> None:
-        self._memory = memoryview(b"")
-
-    def get(self, size: int) -> memoryview:
-        if len(self._memory) < size:
-            self._memory = memoryview(bytearray(size))
-        return self._memory[:size]
-
-
-_scratch = _Scratch()
+    A loop runs in one thread at a time, and what is received is copied out of there at once.
+    """
+    memory: memoryview | None = getattr(loop, "_waterspout_scratch", None)
+    if memory is None or len(memory) < size:
+        memory = loop._waterspout_scratch = memoryview(bytearray(size))
+    return memory[:size]
 
 
 class StreamCore:
@@ -109,6 +104,9 @@ class StreamCore:
         self._ended = False  # nothing more will come
         self._room: asyncio.Future[None] | None = None  # of who waits to send something else
         self._sending_file = False
+        self._scratch: memoryview | None = None
+        self._last_until: ReadUntil | None = None  # to be used again
+        self._sent: asyncio.Future[None] | None = None  # that of writes that were sent at once
         self._eof_wanted = self._eof_sent = False
         self._eof_waiters: list[asyncio.Future[None]] = []
         self._reason: BaseException | None = None  # why, for reads that come later
@@ -183,9 +181,9 @@ class StreamCore:
         self._use_reactor()
         if self._opening:
             self._open()
-        result: R | NotYet = NOT_YET
-        if self._gap is None:
-            result = self._attempt(read)  # type: ignore[arg-type] (mypy widens R)
+        result: Any = NOT_YET
+        if self._gap is None and (len(self._read_buffer) >= read.least or self._ended):
+            result = self._attempt(read)
         future: asyncio.Future[R]
         if result is not NOT_YET:
             future = asyncio.Future(loop=self._loop)
@@ -206,6 +204,13 @@ class StreamCore:
             raise
         if callback is not None:
             future.add_done_callback(partial(self._deliver, callback))
+        return future
+
+    def _wait_for(self, read: Read[R]) -> "ReadFuture[R]":
+        """Start a read of which it is known that it must wait, and that reading goes on."""
+        future: ReadFuture[R] = ReadFuture(loop=self._loop)
+        future.stream = self
+        self._read, self._read_future = read, future
         return future
 
     def _ready(self, taken: bytes) -> "asyncio.Future[bytes]":
@@ -252,10 +257,10 @@ class StreamCore:
         else:
             if result is not NOT_YET:
                 future.set_result(result)
+                if isinstance(future, ReadFuture) and future.has_gap():
+                    self._gap = read
         if future.done():
             self._read = self._read_future = None
-            if isinstance(future, ReadFuture) and future.has_gap():
-                self._gap = read
             if self._closed:
                 self._maybe_run_close_callback()
 
@@ -281,19 +286,17 @@ class StreamCore:
 
     def _fill(self) -> None:
         """Receive a chunk; more of them for a read that would rather have more first."""
-        start = len(self._read_buffer)
-        while self._receive():
-            read = self._read
-            if read is None or not read.patience:
-                break
-            size = len(self._read_buffer)
-            if size >= read.patience:
-                break
-            if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
-                self._use_reactor().add_callback(self._fill_on)
-                return
-        if self._read is not None:
-            self._try_read()
+        more = self._receive()
+        read = self._read
+        if read is None:
+            return
+        if more and read.patience:
+            start = len(self._read_buffer)
+            while (size := len(self._read_buffer)) < read.patience and self._receive():
+                if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
+                    self._use_reactor().add_callback(self._fill_on)
+                    return
+        self._try_read()
 
     def _fill_on(self) -> None:
         if not self._closed and self._wanted_events() & READ:
@@ -306,9 +309,13 @@ class StreamCore:
         if read is not None and read.takes_memory and not len(buffer):
             target = self._room_of(read)
         if target is None:
+            chunk = self._scratch
+            if chunk is None:
+                chunk = self._scratch = _scratch_of(self._loop, self._read_chunk_size)
             limit = self._read_ahead if read is None else self._max_buffer_size
-            room = max(limit - len(buffer), self._least_room)
-            chunk = _scratch.get(min(self._read_chunk_size, room))
+            room = limit - len(buffer)
+            if room < len(chunk):
+                chunk = chunk[: max(room, self._least_room)]
         else:
             chunk = target
         try:
@@ -350,7 +357,7 @@ class StreamCore:
         """Whether the stream is to stay open for writing, after the other end's end."""
         if self._write_error is not None:
             return False
-        return bool(self._write_buffer) or (self._half_open and not self._eof_wanted)
+        return self._write_buffer.size > 0 or (self._half_open and not self._eof_wanted)
 
     # Writing
 
@@ -368,7 +375,7 @@ class StreamCore:
         """Hand what waits to the kernel, as far as it takes it, and some at most."""
         buffer = self._write_buffer
         budget = FLUSH_AT_MOST
-        while buffer and budget > 0:
+        while buffer.size and budget > 0:
             with buffer.first() as view:
                 part = view[:budget]
                 sent, size = self._send(part), len(part)
@@ -380,9 +387,9 @@ class StreamCore:
             if sent < size:
                 break
         self._tell_writers()
-        if self._room is not None and not (buffer or self._room.done()):
+        if self._room is not None and not (buffer.size or self._room.done()):
             self._room.set_result(None)
-        if self._eof_wanted and not (buffer or self._eof_sent):
+        if self._eof_wanted and not (buffer.size or self._eof_sent):
             self._send_eof()
         if self._ended and not self._has_more_to_send():
             self._close_now()
@@ -442,7 +449,7 @@ class StreamCore:
     def _wanted_events(self) -> int:
         if self._opening:
             return self._opening_events
-        events = WRITE if self._write_buffer or self._room is not None else 0
+        events = WRITE if self._write_buffer.size or self._room is not None else 0
         if (
             self._listening
             and not self._ended
@@ -456,7 +463,7 @@ class StreamCore:
         if (  # as mostly
             self._events == READ
             and self._is_simple
-            and not (self._write_buffer or self._closed or self._opening or self._ended)
+            and not (self._write_buffer.size or self._closed or self._opening or self._ended)
             and (self._read_future is not None or len(self._read_buffer) < self._read_ahead)
             and self._room is None
         ):
@@ -476,7 +483,9 @@ class StreamCore:
         self._events = events
 
     def _on_events(self, fd: int, events: int) -> None:
-        if self._opening:
+        if events == READ and not (self._opening or self._ended):  # as mostly
+            self._fill()
+        elif self._opening:
             self._advance_opening()
         else:
             if events & WRITE:

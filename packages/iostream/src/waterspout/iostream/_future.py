@@ -37,11 +37,11 @@ class ReadFuture(asyncio.Future[R]):
     _returned = False
 
     def has_gap(self) -> bool:
-        """Whether it has a result that a task suspended in an `await` of it is to take.
+        """Whether its result, which it just got, is to be taken by a task that awaits it.
 
-        To be asked once it is done; if it has none, it lets go of the stream.
+        If not, it lets go of the stream.
         """
-        if self._awaiting > 0 and not self.cancelled() and self.exception() is None:
+        if self._awaiting > 0:
             return True
         self.stream = None
         return False
@@ -67,9 +67,15 @@ class ReadFuture(asyncio.Future[R]):
                     self._settle(returned=True)
                 raise
             self._awaiting -= 1
-            if self.stream is not None:
+            stream = self.stream
+            if stream is not None and stream._read is None:  # as `_settle`, in fewer steps
+                self.stream = stream._gap = None
+            else:
                 self._settle(returned=False)
-        return self.result()
+        if self._returned:
+            raise asyncio.CancelledError
+        result: R = _result(self)
+        return result
 
     __iter__ = __await__
 

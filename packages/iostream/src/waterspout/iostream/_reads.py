@@ -34,6 +34,8 @@ class Read(ABC, Generic[R]):
 
     __slots__ = ()
 
+    least = 1
+    """The fewest bytes that it can be done with, before the end."""
     takes_memory = False
     """Whether it has room for bytes to be received straight to."""
     patience = 0
@@ -70,11 +72,12 @@ class Read(ABC, Generic[R]):
 class ReadBytes(Read[bytes]):
     """So many bytes, or with `partial` at least one."""
 
-    __slots__ = ("partial", "size")
+    __slots__ = ("least", "partial", "size")
 
     def __init__(self, size: int, partial: bool) -> None:
         self.size = size
         self.partial = partial
+        self.least = min(size, 1) if partial else size
 
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
         available = len(buffer)
@@ -113,11 +116,12 @@ class ReadInto(Read[int]):
     (`room`, `place`); if the read then fails, they are recalled from there.
     """
 
-    __slots__ = ("partial", "placed", "target")
+    __slots__ = ("least", "partial", "placed", "target")
     takes_memory = True
 
     def __init__(self, target: memoryview, partial: bool) -> None:
         self.target = target
+        self.least = min(len(target), 1) if partial else len(target)
         self.partial = partial
         self.placed = 0
 
@@ -164,6 +168,15 @@ class ReadUntil(Read[bytes]):
         self.searched = 0  # no match ends at or before this
 
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
+        if len(self.delimiters) == 1 and self.max_bytes is None and not buffer.tail:
+            # As below, in fewer steps: it is all in one piece.
+            [delimiter] = self.delimiters
+            start = buffer.start + max(0, self.searched + 1 - len(delimiter))
+            place = buffer.head.find(delimiter, start)
+            if place >= 0:
+                return buffer.take(place + len(delimiter) - buffer.start)
+            self.searched = len(buffer)
+            return NOT_YET
         end = self._find(*buffer.whole())
         if end is not None:
             return buffer.take(end)
@@ -260,9 +273,10 @@ class ReadUntilClose(Read[bytes]):
 class StreamBytes(Read[bytes]):
     """So many bytes, or with `partial` the first that come, given to a callback as they arrive."""
 
-    __slots__ = ("emit", "partial", "remaining")
+    __slots__ = ("emit", "least", "partial", "remaining")
 
     def __init__(self, size: int, partial: bool, emit: Emit) -> None:
+        self.least = min(size, 1)
         self.remaining = size
         self.partial = partial
         self.emit = emit
