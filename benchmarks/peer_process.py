@@ -2,8 +2,8 @@
 
 `python peer_process.py send PORT CHUNK COUNT [CA]` connects and sends so many chunks;
 `python peer_process.py drain PORT [CA]` receives to the end;
-`python peer_process.py echo PORT CONNECTIONS COUNT SIZE` keeps so many connections busy with lines that
-come back, until there were `COUNT` of them, and prints how many seconds that took.
+`python peer_process.py echo PORT CONNECTIONS COUNT SIZE` keeps so many connections busy with lines
+that come back, until there were `COUNT` of them, and prints how many seconds that took.
 """
 
 import select

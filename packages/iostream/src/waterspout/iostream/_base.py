@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -421,6 +422,8 @@ class BaseIOStream(StreamCore):
         if not self._write_buffer.size:
             return self._sent or self._make_sent()
         future: asyncio.Future[None] = self._use_reactor().create_future()
+        if self._write_waiters is None:
+            self._write_waiters = deque()
         self._write_waiters.append((self._written + self._write_buffer.size, future))
         try:
             self._update_events()

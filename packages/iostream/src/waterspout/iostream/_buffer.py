@@ -134,35 +134,43 @@ class WriteBuffer:
     __slots__ = ("_offset", "_segments", "size")
 
     def __init__(self) -> None:
-        self._segments: deque[bytearray | memoryview] = deque()
+        self._segments: deque[bytearray | memoryview] | None = None  # while there are none
         self._offset = 0  # how much of the first segment is gone
         self.size = 0
 
     def append(self, data: memoryview) -> None:
         """Add bytes to be sent: small ones are copied, large ones are kept as they are."""
-        self.size += len(data)
-        if len(data) > SMALL:
-            self._segments.append(data)
+        if not data:
             return
-        last = self._segments[-1] if self._segments else None
+        self.size += len(data)
+        segments = self._segments
+        if segments is None:
+            segments = self._segments = deque()
+        if len(data) > SMALL:
+            segments.append(data)
+            return
+        last = segments[-1] if segments else None
         if isinstance(last, bytearray) and len(last) < SEGMENT:
             last += data
-        elif data:
-            self._segments.append(bytearray(data))
+        else:
+            segments.append(bytearray(data))
 
     def first(self) -> memoryview:
         """A view of bytes to send next. Release it before anything else is called. O(1)."""
+        assert self._segments is not None, "there are none"
         return memoryview(self._segments[0])[self._offset :]
 
     def advance(self, size: int) -> None:
         """Drop bytes of the first segment that were sent. O(1)."""
         self.size -= size
         self._offset += size
-        if self._offset == len(self._segments[0]):
+        if self._segments is not None and self._offset == len(self._segments[0]):
             self._segments.popleft()
             self._offset = 0
+            if not self._segments:
+                self._segments = None
 
     def clear(self) -> None:
         """Drop all."""
-        self._segments.clear()
+        self._segments = None
         self._offset = self.size = 0

@@ -93,7 +93,8 @@ class StreamCore:
         self._read_future: asyncio.Future[Any] | None = None
         self._gap: Read[Any] | None = None  # done, but its task has not resumed; see _future
         self._write_buffer = WriteBuffer()
-        self._write_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Most streams never wait to write; an empty deque takes three quarters of a kilobyte.
+        self._write_waiters: deque[tuple[int, asyncio.Future[None]]] | None = None
         self._written = 0  # bytes handed to the kernel, ever
 
         self._events = 0  # for which a handler is registered
@@ -231,10 +232,13 @@ class StreamCore:
 
     def _attempt(self, read: Read[R]) -> "R | NotYet":
         """Take a read's result out of the buffer, or raise what it comes to."""
+        result = read.attempt(self._read_buffer)
+        return self._end_of(read) if result is NOT_YET else result
+
+    def _end_of(self, read: Read[Any]) -> Any:
+        """What becomes of a read that has not got its bytes."""
         buffer = self._read_buffer
-        result = read.attempt(buffer)
-        if result is not NOT_YET:
-            return result
+        result: Any = NOT_YET
         if self._ended:
             result = NOT_YET if self._reason is not None else read.at_end(buffer)
             if result is NOT_YET:
@@ -251,7 +255,9 @@ class StreamCore:
         if read is None or future is None or self._gap is not None:
             return
         try:
-            result = NOT_YET if future.done() else self._attempt(read)
+            result: Any = NOT_YET if future.done() else read.attempt(self._read_buffer)
+            if result is NOT_YET and not future.done():
+                result = self._end_of(read)
         except (StreamClosedError, StreamBufferFullError, UnsatisfiableReadError) as error:
             fail(future, error)
         else:
@@ -426,6 +432,8 @@ class StreamCore:
             _, future = waiters.popleft()
             if not future.done():
                 future.set_result(None)
+        if not waiters:
+            self._write_waiters = None
 
     # Events
 
@@ -485,6 +493,9 @@ class StreamCore:
     def _on_events(self, fd: int, events: int) -> None:
         if events == READ and not (self._opening or self._ended):  # as mostly
             self._fill()
+            buffer = self._read_buffer
+            if self._events == READ and self._is_simple and not (buffer.head or buffer.tail):
+                return  # it is watched already, as it should be
         elif self._opening:
             self._advance_opening()
         else:
@@ -520,8 +531,8 @@ class StreamCore:
         self.error = self.error or (None if self._closed else error)
         self._write_buffer.clear()
         self._tell_writers()
-        waiters, self._write_waiters = self._write_waiters, deque()
-        for _, future in waiters:
+        waiters, self._write_waiters = self._write_waiters, None
+        for _, future in waiters or ():
             fail(future, StreamClosedError(error))
         for future in self._eof_waiters:
             fail(future, StreamClosedError(error))
