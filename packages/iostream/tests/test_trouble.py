@@ -45,8 +45,13 @@ async def test_so_for_one_that_had_its_bytes(pair, cannot_watch, monkeypatch):
     while stream._events:  # until enough is read ahead
         await asyncio.sleep(0)
     cannot_watch()
-    with pytest.raises(OSError, match="no more watches"):
-        stream.read_bytes(1000)
+    for read in (
+        lambda: stream.read_bytes(1000),
+        lambda: stream.read_bytes(1000, callback=print),
+        lambda: stream.read_into(bytearray(1000)),
+    ):
+        with pytest.raises(OSError, match="no more watches"):
+            read()
     monkeypatch.undo()
     assert await stream.read_bytes(2 * READ_AHEAD - 1) == b"x" * (2 * READ_AHEAD - 1)
     await sending

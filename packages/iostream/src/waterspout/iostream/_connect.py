@@ -157,8 +157,7 @@ class _Race:
         if delay is not None:
             timer = self._scheduler.call_later(delay, self._notice)
         try:
-            if not any(attempt.done() for attempt in self._attempts):
-                await self._wake
+            await self._wake
         finally:
             if delay is not None:
                 self._scheduler.remove_timeout(timer)

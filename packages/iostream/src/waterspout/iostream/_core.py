@@ -275,15 +275,13 @@ class StreamCore:
         read, self._gap = self._gap, None
         if returned and read is not None and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
-        if returned or self._read is not None:
-            self._try_read()
-            self._update_events()
+        self._try_read()
+        self._update_events()
 
-    def _read_cancelled(self, future: "asyncio.Future[Any]") -> None:
-        """A pending read was cancelled, just now."""
-        if future is self._read_future:
-            self._recall()
-            self._read = self._read_future = None
+    def _read_cancelled(self) -> None:
+        """The pending read was cancelled, just now."""
+        self._recall()
+        self._read = self._read_future = None
 
     def _recall(self) -> None:
         """Have what was received straight into a caller's memory in the buffer instead."""
@@ -349,8 +347,6 @@ class StreamCore:
 
     def _end(self, error: BaseException | None) -> None:
         """Nothing more will come."""
-        if self._ended:
-            return
         self._ended = True
         self._reason = error
         self.error = self.error or error
@@ -413,8 +409,6 @@ class StreamCore:
 
     async def _until_room(self) -> None:
         """Wait until all writes are sent and the kernel would take more."""
-        if self._closed or self._write_error is not None:
-            raise StreamClosedError(self._write_error or self._reason)
         self._room = self._use_reactor().create_future()
         try:
             self._open()
@@ -424,6 +418,8 @@ class StreamCore:
             self._room = None
             if not self._closed:
                 self._update_events()
+        if self._closed or self._write_error is not None:  # in the gap
+            raise StreamClosedError(self._write_error or self._reason)
 
     def _tell_writers(self) -> None:
         """Resolve the writes of which all is handed over."""
@@ -491,18 +487,16 @@ class StreamCore:
         self._events = events
 
     def _on_events(self, fd: int, events: int) -> None:
-        if events == READ and not (self._opening or self._ended):  # as mostly
-            self._fill()
-            buffer = self._read_buffer
-            if self._events == READ and self._is_simple and not (buffer.head or buffer.tail):
-                return  # it is watched already, as it should be
-        elif self._opening:
+        if self._opening:
             self._advance_opening()
         else:
             if events & WRITE:
                 self._flush()
             if events & READ and not self._ended:
                 self._fill()
+            buffer = self._read_buffer
+            if self._events == READ and self._is_simple and not (buffer.head or buffer.tail):
+                return  # as mostly: what is wanted is watched
         if not self._closed:
             self._update_events()
 

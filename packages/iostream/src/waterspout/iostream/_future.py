@@ -51,8 +51,8 @@ class ReadFuture(asyncio.Future[R]):
         if not super().cancel(msg):
             return False
         stream, self.stream = self.stream, None
-        if stream is not None:
-            stream._read_cancelled(self)
+        assert stream is not None, "it has one while it waits"
+        stream._read_cancelled()
         return True
 
     def __await__(self) -> Generator[Any, None, R]:

@@ -106,7 +106,8 @@ class Linger:
     def _on_events(self, source: Linger, events: int) -> None:
         if self._socket is not None:
             self._send_alert(self._socket)
-        elif self._plain is not None:
+        else:
+            assert self._plain is not None
             self._discard(self._plain)
 
     def fileno(self) -> int:

@@ -96,9 +96,7 @@ class TCPServer(StreamServer):
     ) -> None:
         super().__init__(reactor, handler, new_stream, sockets, max_connections)
         self.port: int = sockets[0].getsockname()[1]
-
-    def _where(self) -> str:
-        return f"port={self.port}"
+        self._where = f"port={self.port}"
 
 
 def _listen(

@@ -84,6 +84,8 @@ class StreamServer:
         sockets: The listening sockets.
     """
 
+    _where = "open"  # for its repr
+
     def __init__(
         self,
         reactor: Reactor,
@@ -106,11 +108,8 @@ class StreamServer:
             reactor.add_handler(socket, self._accept, READ)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self._where()
+        state = "closed" if self._closed else self._where
         return f"<{type(self).__name__} {state} connections={len(self._connections)}>"
-
-    def _where(self) -> str:
-        return "open"
 
     async def __aenter__(self) -> Self:
         return self

@@ -121,12 +121,7 @@ async def serve_unix(
         raise TypeError(f"mode must be an integer, not {mode!r}")
     new_stream, reactor = stream_factory(ssl, kwargs)
     socket = _bind(address, mode)
-    try:
-        socket.listen(backlog)
-    except BaseException:
-        socket.close()
-        _remove(address)
-        raise
+    socket.listen(backlog)
     return UnixServer(reactor, handler, new_stream, socket, max_connections, address)
 
 
@@ -147,11 +142,9 @@ class UnixServer(StreamServer):
         path: str | bytes,
     ) -> None:
         self.path = path
+        self._where = f"path={path!r}"
         self._identity = _identity(path)
         super().__init__(reactor, handler, new_stream, [socket], max_connections)
-
-    def _where(self) -> str:
-        return f"path={self.path!r}"
 
     def _stop_listening(self) -> None:
         # Not one that somebody has put in its place.
