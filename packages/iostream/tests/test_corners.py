@@ -1,6 +1,7 @@
 """What happens rarely: at the wrong moment, or where something is missing."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import errno
 import io
@@ -27,6 +28,10 @@ from waterspout.iostream import (
 
 NOW = dt.datetime.now(dt.UTC)
 LONG_AGO, LATER = NOW - dt.timedelta(days=1), NOW + dt.timedelta(days=10)
+
+
+async def ignore(stream):
+    pass
 
 
 async def test_a_small_write_that_fails_when_others_had_not(make_pair):
@@ -120,11 +125,11 @@ async def test_a_pattern_lets_others_have_their_turn(make_pair, monkeypatch):
     peer.send(b"!")
     assert len(await reading) == 151_001
     reading = stream.read_until_regex(re.compile(b"!"))
-    peer.send(b"x" * 60_000)
-    await asyncio.sleep(0)
     stream.close()
     with pytest.raises(StreamClosedError):
         await reading
+    stream._fill_on()  # which may have been under way
+    assert len(stream._read_buffer) == 0
 
 
 async def test_a_pattern_read_that_is_cancelled_in_the_gap(pair):
@@ -193,7 +198,7 @@ def test_a_scheduler_that_watches_nothing_is_told():
         with pytest.raises(RuntimeError, match="is no Reactor"):
             await open_process(["true"])
         with pytest.raises(RuntimeError, match="is no Reactor"):
-            await serve_tcp(print)
+            await serve_tcp(ignore)
         stream.close()
         right.close()
 
@@ -232,6 +237,19 @@ async def test_last_words_of_tls_that_cannot_be_watched(server_context, client_c
             patch.setattr(second.socket, "shutdown", refuse, raising=False)
             second.close()
         assert second.socket.fileno() == -1
+        third = await connect_tcp("localhost", server.port, ssl=client_context)
+        unwrap, tries = third.socket.unwrap, []
+
+        def unwrap_later():
+            tries.append(1)
+            if len(tries) == 1:
+                raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the kernel is full")
+            unwrap()
+
+        third.socket.unwrap = unwrap_later
+        third.close()
+        while len(tries) < 2:
+            await asyncio.sleep(0)
         over.set()
         await asyncio.sleep(0.001)
     assert [error.errno for error in reports] == [errno.ENOSPC]
@@ -318,9 +336,9 @@ async def test_no_address_that_can_be_listened_on(monkeypatch):
 
     monkeypatch.setattr(_serve, "_listen_on", refuse)
     with pytest.raises(OSError, match="not here"):
-        await serve_tcp(print)
+        await serve_tcp(ignore)
     with pytest.raises(OSError, match="not here"):
-        await serve_tcp(print, "127.0.0.1")
+        await serve_tcp(ignore, "127.0.0.1")
 
 
 async def test_a_reader_that_is_alive_does_not_end_who_writes():
@@ -362,7 +380,7 @@ async def test_a_read_interrupted_by_a_signal_goes_on(monkeypatch):
 async def test_certificates_of_each_bad_kind(authority, client_context, issue, says):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issue(authority).configure_cert(context)
-    async with await serve_tcp(print, "localhost", ssl=context) as server:
+    async with await serve_tcp(ignore, "localhost", ssl=context) as server:
         with pytest.raises(ssl.SSLCertVerificationError, match=says):
             await connect_tcp("localhost", server.port, ssl=client_context)
 
@@ -372,6 +390,93 @@ async def test_a_certificate_that_signed_itself(tmp_path, client_context):
     authority.cert_pem.write_to_path(tmp_path / "cert")
     authority.private_key_pem.write_to_path(tmp_path / "key")
     options = {"certfile": tmp_path / "cert", "keyfile": tmp_path / "key"}
-    async with await serve_tcp(print, "localhost", ssl=options) as server:
+    async with await serve_tcp(ignore, "localhost", ssl=options) as server:
         with pytest.raises(ssl.SSLCertVerificationError, match="self[- ]signed"):
             await connect_tcp("localhost", server.port, ssl=client_context)
+
+
+async def test_no_bytes_at_all(pair):
+    stream, _ = pair
+    got = []
+    assert await stream.read_bytes(0, streaming_callback=got.append) == b""
+    assert await stream.read_into(bytearray()) == 0
+    assert await stream.peek(0) == b""
+    assert got == []
+
+
+async def test_bytes_streamed_to_the_end_do_not_come_twice(pair):
+    stream, peer = pair
+    got = []
+    reading = stream.read_until_close(streaming_callback=got.append)
+    reading.add_done_callback(lambda _: task.cancel())
+    task = asyncio.create_task(awaited(reading))
+    await asyncio.sleep(0)
+    peer.send(b"abc")
+    peer.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await stream.read_until_close() == b""
+    assert b"".join(got) == b"abc"
+
+
+async def test_one_address_of_several_that_cannot_be_listened_on():
+    with pytest.raises(OSError):
+        await serve_tcp(ignore, ["127.0.0.1", "192.0.2.1"])
+
+
+async def test_a_server_that_is_closed_while_it_accepts(monkeypatch):
+    server = await serve_tcp(ignore, "127.0.0.1")
+    make = server._new_stream
+
+    def close_and_make(sock):
+        server._stop_listening()
+        return make(sock)
+
+    monkeypatch.setattr(server, "_new_stream", close_and_make)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        while server.sockets[0].fileno() >= 0:
+            await asyncio.sleep(0)
+    await server.close()
+
+
+async def test_more_connections_than_are_accepted_at_once(monkeypatch):
+    from waterspout.iostream import _server
+
+    monkeypatch.setattr(_server, "ACCEPT_AT_ONCE", 2)
+    counted, over = [], asyncio.Event()
+
+    async def handle(stream):
+        counted.append(stream)
+        if len(counted) == 5:
+            over.set()
+
+    async with await serve_tcp(handle, "127.0.0.1") as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            await over.wait()
+
+
+async def test_a_tls_client_whose_server_is_gone_at_once(client_context, monkeypatch):
+    def refuse(self, context):
+        raise OSError(errno.ENOTCONN, "gone")
+
+    monkeypatch.setattr(SSLIOStream, "_wrap", refuse)
+    async with await serve_tcp(ignore, "localhost") as server:
+        with pytest.raises(OSError, match="gone"):
+            await connect_tcp("localhost", server.port, ssl=client_context)
+
+
+async def test_cancelled_while_it_fails_to_start():
+    starting = asyncio.create_task(open_process(["no such program"]))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
+async def test_a_process_that_is_given_nothing():
+    async with await open_process(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        assert await process.communicate() == (b"", None)

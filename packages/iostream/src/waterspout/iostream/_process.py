@@ -244,7 +244,7 @@ class Process:
             watched = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux, or an old one
             waiting = self._reactor.run_in_executor(None, self._child.wait)
-            waiting.add_done_callback(self._tell_exit)
+            waiting.add_done_callback(lambda _: self._exited.set_result(None))
             return
         # If the loop ends before the process, nobody else closes it.
         release = weakref.finalize(self, os.close, watched)
@@ -253,13 +253,9 @@ class Process:
             self._reactor.remove_handler(watched)
             release()
             self._child.wait()  # at once: it has ended
-            self._tell_exit()
+            self._exited.set_result(None)
 
         self._reactor.add_handler(watched, on_events, READ)
-
-    def _tell_exit(self, _: object = None) -> None:
-        if not self._exited.done():
-            self._exited.set_result(None)
 
 
 def _stream_over(pipe: IO[bytes], reactor: Reactor) -> PipeIOStream:

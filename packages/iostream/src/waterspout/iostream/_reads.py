@@ -55,7 +55,7 @@ class Read(ABC, Generic[R]):
 
     def room(self) -> memoryview:
         """Where bytes may be received straight to while nothing is buffered."""
-        return memoryview(b"")
+        raise NotImplementedError(f"{type(self).__name__} takes no memory")
 
     def place(self, size: int) -> None:
         """So many bytes were put there."""

@@ -251,17 +251,17 @@ class SSLIOStream(IOStream):
     def _check_can_connect(self, server_hostname: str | None) -> None:
         super()._check_can_connect(server_hostname)
         self._server_hostname = server_hostname or self._server_hostname
-        if self._context is not None:
-            check_name(self._context, self._server_side, self._server_hostname)
+        assert self._context is not None, "only a socket that is connected can have come with TLS"
+        check_name(self._context, self._server_side, self._server_hostname)
 
     def _connected(self) -> None:
         self._connecting = False
         self._has_peer = True
         try:
-            if self._context is not None:
-                self._wrap(self._context)
+            assert self._context is not None
+            self._wrap(self._context)
             self._open()
-        except (OSError, ValueError) as error:  # such as a name that is none
+        except OSError as error:  # it is gone already, say
             self._fail_opening(error)
 
     def _wrap(self, context: ssl.SSLContext) -> None:

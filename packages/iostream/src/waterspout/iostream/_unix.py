@@ -208,6 +208,5 @@ def _identity(address: str | bytes) -> tuple[int, int] | None:
 
 
 def _remove(address: str | bytes) -> None:
-    if not _is_abstract(address):
-        with contextlib.suppress(OSError):
-            _file(address).unlink()
+    with contextlib.suppress(OSError):
+        _file(address).unlink()
