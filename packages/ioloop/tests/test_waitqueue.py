@@ -265,6 +265,23 @@ def test_waiters_of_a_closed_loop_are_dropped():
     assert len(queue) == 0
 
 
+def test_who_was_cancelled_in_a_loop_that_closed_is_forgotten():
+    queue = WaitQueue()
+    loop = asyncio.new_event_loop()
+    waiting = queue.wait()
+
+    async def begin():
+        waiting.send(None).cancel()
+        assert not queue.wake("x")
+
+    loop.run_until_complete(begin())
+    loop.close()
+    asyncio.run(_served(queue))
+    assert not queue._passed
+    waiting.close()
+    assert len(queue) == 0
+
+
 def serve_in_another_loop(queue, value):
     """Hand a value to a coroutine that does not resume; give its loop and the coroutine."""
     loop = asyncio.new_event_loop()

@@ -171,10 +171,11 @@ class Handlers:
         handler.is_direct = False
         if self._watcher is self._loop and not (events & ERROR or self._gives_up):
             # The kernel is asked for nothing besides, so the loop may call it straight.
-            arguments = handler.fd, self._run, handler.callback, handler.source, READ
+            arguments: Any = (handler.fd, self._run, handler.callback, handler.source, READ)
+            add_reader: Callable[..., object] = self._loop.add_reader
             with contextlib.suppress(NotImplementedError):
                 # A copy, since this may be called inside of the handler.
-                handler.context.copy().run(self._loop.add_reader, *arguments)
+                handler.context.copy().run(add_reader, *arguments)
                 handler.is_direct = True
                 return
         self._add("add_reader", handler.fd, self._on_readable, handler)

@@ -84,10 +84,6 @@ class _ThreadWaiter:
     def wait(self, seconds: float | None) -> None:
         self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
 
-    def cancelled(self) -> bool:
-        """Nobody cancels a thread."""
-        return False
-
     def set_result(self, value: object) -> None:
         self._gate.release()
 
@@ -267,8 +263,8 @@ class WaitQueue(Generic[T]):
         with self._guard or _NO_GUARD:
             if waiter in self.served:
                 self._give_back(waiter)
-            elif not waiter.done() or waiter.cancelled():  # else it has expired, and left
-                self._leave(waiter)
+            elif isinstance(waiter, _ThreadWaiter) or not waiter.done() or waiter.cancelled():
+                self._leave(waiter)  # else it has expired, and left
 
     async def wait_through(self) -> T:
         """Wait as `wait` does, but keep the place in line however often it is cancelled.

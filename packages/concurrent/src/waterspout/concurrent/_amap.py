@@ -1,0 +1,333 @@
+"""`amap`: a function over many items, so many at a time.
+
+An item is *open* from when it is taken from the source to when its result is given out. There are
+at most `limit` open ones, so a slow consumer holds the source back. The work is done by one task an
+item. The iterator that a user holds is a shell around `_Work`, to which the tasks belong: so an
+iterator that is dropped is noticed, and ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, overload
+
+from waterspout.ioloop.scheduling import current_scheduler
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@overload
+def amap(
+    func: Callable[[T], Awaitable[R]],
+    iterable: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: int,
+    ordered: bool = True,
+    executor: None = None,
+) -> AsyncMap[R]: ...
+@overload
+def amap(
+    func: Callable[[T], R],
+    iterable: Iterable[T] | AsyncIterable[T],
+    *,
+    limit: int,
+    ordered: bool = True,
+    executor: concurrent.futures.Executor,
+) -> AsyncMap[R]: ...
+def amap(
+    func: Callable[[Any], Any],
+    iterable: Iterable[Any] | AsyncIterable[Any],
+    *,
+    limit: int,
+    ordered: bool = True,
+    executor: concurrent.futures.Executor | None = None,
+) -> AsyncMap[Any]:
+    """Call a function on each item, on several at a time, and iterate over the results::
+
+        async with amap(fetch, urls, limit=10) as pages:
+            async for page in pages:
+                ...
+
+    Items are taken from the source as results are taken from here: never more than `limit` are
+    begun and not given out. Nothing starts before the first result is asked for.
+
+    The first exception, of the function or of the source, stops it: nothing new is begun, what runs
+    is cancelled and waited for, and the exception is raised, in its item's place where the results
+    are ordered. So does cancelling a task that waits for a result, and leaving the block. An
+    iterator that is dropped without a block cancels what runs.
+
+    Args:
+        func: A coroutine function, or one that returns an awaitable; with an executor, a plain
+            one.
+        iterable: The items; an asynchronous iterable may be given as well, and if it is a
+            generator, it is closed in the end.
+        limit: How many items may be open at a time.
+        ordered: Whether results come in the order of the items; else as they are ready.
+        executor: Where to run `func`. What it has begun there runs to its end in any case.
+
+    Returns:
+        An asynchronous iterator.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `limit` is not positive.
+    """
+    if not callable(func):
+        raise TypeError(f"func must be callable, not {func!r}")
+    if not isinstance(limit, int):
+        raise TypeError(f"limit must be an integer, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"limit must be positive, not {limit!r}")
+    if executor is not None and not isinstance(executor, concurrent.futures.Executor):
+        raise TypeError(f"executor must be an Executor or None, not {executor!r}")
+    source: Iterator[Any] | AsyncIterator[Any]
+    if isinstance(iterable, AsyncIterable):
+        source = aiter(iterable)
+    elif isinstance(iterable, Iterable):
+        source = iter(iterable)
+    else:
+        raise TypeError(f"iterable must be iterable, not {iterable!r}")
+    call = func if executor is None else functools.partial(_on_executor, executor, func)
+    return AsyncMap(_Work(call, source, limit, ordered))
+
+
+def _on_executor(
+    executor: concurrent.futures.Executor, func: Callable[[Any], R], item: Any
+) -> "asyncio.Future[R]":
+    return current_scheduler().run_in_executor(executor, func, item)
+
+
+class AsyncMap(AsyncIterator[R]):
+    """Results one after another; what `amap` returns.
+
+    As an asynchronous context manager it ends the work when the block is left.
+    """
+
+    def __init__(self, work: _Work[R]) -> None:
+        self._work = work
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        """Give the next result.
+
+        Cancelled, it ends the work and waits for that.
+
+        Raises:
+            StopAsyncIteration: If there are no more.
+            RuntimeError: If another task waits for a result.
+            Exception: What `func` or the source raised.
+        """
+        self._work.check_alone()
+        try:
+            return await self._work.next()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Cancel what runs, and wait for its end. Iterating over it ends."""
+        await self._work.end()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self._work.cancel()
+
+
+class _Work(Generic[R]):
+    """The tasks of a map."""
+
+    def __init__(
+        self,
+        call: Callable[[Any], Awaitable[R]],
+        source: Iterator[Any] | AsyncIterator[Any],
+        limit: int,
+        ordered: bool,
+    ) -> None:
+        self._call = call
+        self._source = source
+        self._limit = limit
+        self._ordered = ordered
+        self._running: set[asyncio.Future[Any]] = set()  # also the one that asks the source
+        self._open: deque[asyncio.Future[R]] = deque()  # in order: begun, or else done
+        self._unordered = 0  # how many are running that are not among the open yet
+        self._pulling: asyncio.Future[Any] | None = None
+        self._exhausted = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_awaited = False
+
+    def check_alone(self) -> None:
+        """Raise if somebody waits for the next result."""
+        if self._is_awaited:
+            raise RuntimeError("another task waits for the next result")
+
+    async def next(self) -> R:
+        """Give the next result, once there is one."""
+        self._is_awaited = True
+        try:
+            while True:
+                self._begin_more()
+                if self._open and self._open[0].done():
+                    return self._open.popleft().result()
+                if self._exhausted and not (self._open or self._unordered):
+                    raise StopAsyncIteration
+                self._waiter = current_scheduler().create_future()
+                await self._waiter
+        finally:
+            self._is_awaited = False
+
+    def _begin_more(self) -> None:
+        """Take items from the source as long as they are wanted."""
+        while not self._exhausted and self._pulling is None and self._count() < self._limit:
+            if isinstance(self._source, AsyncIterator):
+                self._pulling = self._start(_pull(self._source), self._on_pulled)
+                return
+            try:
+                item = next(self._source)
+            except StopIteration:
+                self._exhausted = True
+            except Exception as error:
+                self._fail(error)
+            else:
+                self._begin(item)
+
+    def _on_pulled(self, pulling: "asyncio.Future[Any]") -> None:
+        """Begin with what an asynchronous source gave."""
+        self._running.discard(pulling)
+        self._pulling = None
+        error = None if pulling.cancelled() else pulling.exception()
+        if error is not None:
+            self._fail(error)
+        elif pulling.cancelled() or not pulling.result():
+            self._exhausted = True
+        elif not self._exhausted:
+            self._begin(pulling.result()[0])
+        self._wake()
+
+    def _fail(self, error: BaseException) -> None:
+        """The source has failed: that comes up behind what it gave before."""
+        self._exhausted = True
+        failed = current_scheduler().create_future()
+        failed.set_exception(error)
+        failed.exception()  # if it is given out, it is raised anew
+        self._open.append(failed)
+
+    def _count(self) -> int:
+        return len(self._open) + self._unordered
+
+    def _begin(self, item: Any) -> None:
+        task = self._start(_done_by(self._call, item), self._on_done)
+        if self._ordered:
+            self._open.append(task)
+        else:
+            self._unordered += 1
+
+    def _start(
+        self, coroutine: Coroutine[Any, Any, Any], on_done: Callable[..., object]
+    ) -> "asyncio.Future[Any]":
+        task = asyncio.ensure_future(coroutine)
+        self._running.add(task)
+        task.add_done_callback(on_done)
+        return task
+
+    def _on_done(self, task: "asyncio.Future[Any]") -> None:
+        self._running.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self._exhausted = True  # nothing new is begun
+        if self._unordered:
+            self._unordered -= 1
+            self._open.append(task)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def cancel(self) -> None:
+        """Cancel what runs; from any thread, since the garbage collector may call it there."""
+        self._exhausted = True
+        self._open.clear()
+        self._unordered = 0
+        for task in list(self._running):
+            loop = task.get_loop()
+            if loop is asyncio._get_running_loop():
+                task.cancel()
+            else:
+                with contextlib.suppress(RuntimeError):  # it has closed
+                    loop.call_soon_threadsafe(task.cancel)
+
+    async def end(self) -> None:
+        """Cancel what runs, wait for it, and close the source if it is an asynchronous generator.
+
+        However often it is cancelled meanwhile; that is raised at last.
+        """
+        self.cancel()
+        cancelled = await self._until_idle()
+        closing: asyncio.Future[Any] | None = None
+        if isinstance(self._source, AsyncGenerator):
+            closing = self._start(_close(self._source), self._running.discard)
+            cancelled = await self._until_idle() or cancelled
+        self._open.clear()
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+        if closing is not None:
+            closing.result()
+
+    async def _until_idle(self) -> asyncio.CancelledError | None:
+        """Wait until nothing runs; give the last cancellation meanwhile."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._running:
+            try:
+                await asyncio.wait(self._running)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        return cancelled
+
+
+async def _close(source: AsyncGenerator[Any, Any]) -> None:
+    await source.aclose()
+
+
+async def _done_by(call: Callable[[Any], Awaitable[R]], item: Any) -> R:
+    try:
+        return await call(item)
+    except StopAsyncIteration as error:  # which would be taken for the end of the results
+        raise RuntimeError("func raised StopAsyncIteration") from error
+
+
+async def _pull(source: AsyncIterator[T]) -> tuple[T] | None:
+    """The next item in a tuple, or `None` at the end."""
+    try:
+        return (await anext(source),)
+    except StopAsyncIteration:
+        return None

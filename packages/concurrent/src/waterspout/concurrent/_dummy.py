@@ -1,0 +1,47 @@
+"""`DummyExecutor`: an executor that does not go anywhere."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DummyExecutor(concurrent.futures.Executor):
+    """Runs functions at once, in the thread that submits them.
+
+    For tests, and for what takes an executor where none is wanted. It holds nothing, so `shutdown`
+    does nothing.
+    """
+
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> "concurrent.futures.Future[T]":
+        """Run a function, now.
+
+        Args:
+            fn: A function.
+            *args: Its arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A future that is done: it has the result, or the exception that the function raised.
+
+        Raises:
+            BaseException: What is no `Exception`, such as `KeyboardInterrupt`.
+        """
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            result = fn(*args, **kwargs)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+
+dummy_executor = DummyExecutor()
+"""A `DummyExecutor` for all to use."""
