@@ -29,6 +29,7 @@ os.environ["PYTHONSAFEPATH"] = "1"  # tests see what is installed, not what lies
 TABLE = packages()
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 SPIDER = ROOT / "examples" / "spider"
+CLUSTER = ROOT / "examples" / "cluster"
 
 _built: dict[str, tuple[Path, Path]] = {}
 
@@ -117,9 +118,12 @@ def min_deps(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """What crosses packages, with all their wheels: the examples, and the rules of the house."""
-    session.install(*_wheels(session), str(SPIDER), *_group("integration"), *_group("contracts"))
+    examples = str(SPIDER), f"{CLUSTER}[dask]"
+    groups = *_group("integration"), *_group("contracts")
+    session.install(*_wheels(session), *examples, *groups)
     # pytest-asyncio is here for one test, which has a pytest of its own.
-    _pytest(session, "-p", "no:asyncio", str(ROOT / "tests"), str(SPIDER / "tests"))
+    tests = ROOT / "tests", SPIDER / "tests", CLUSTER / "tests"
+    _pytest(session, "-p", "no:asyncio", *map(str, tests))
 
 
 @nox.session
@@ -170,15 +174,18 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types: mypy and pyright on the sources, and the completeness of what is installed."""
-    session.install(*_wheels(session), str(SPIDER), *_group("types"), "nox", "sphinx", "pytest")
+    examples = str(SPIDER), str(CLUSTER)
+    session.install(*_wheels(session), *examples, *_group("types"), "nox", "sphinx", "pytest")
     sources = [str(package.path / "src") for package in TABLE.values()]
-    path = os.pathsep.join([*sources, str(SPIDER / "src")])
+    sources += [str(example / "src") for example in (SPIDER, CLUSTER)]
+    path = os.pathsep.join(sources)
     modules = [package.module for package in TABLE.values()]
-    named = [part for module in [*modules, "waterspout_spider"] for part in ("-p", module)]
+    modules += ["waterspout_spider", "waterspout_cluster"]
+    named = [part for module in modules for part in ("-p", module)]
     session.run("mypy", *named, env={"MYPYPATH": path})
     session.run("mypy", *map(str, sorted((ROOT / "tools").glob("*.py"))), env={"MYPYPATH": "tools"})
     # Or what a source imports of its own package would be the installed one's, another class.
-    session.run("pyright", *sources, str(SPIDER / "src"), env={"PYTHONPATH": path})
+    session.run("pyright", *sources, env={"PYTHONPATH": path})
     for package in TABLE.values():
         session.run("pyright", "--ignoreexternal", "--verifytypes", package.module)
 

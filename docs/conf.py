@@ -22,7 +22,11 @@ default_role = "code"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_default_options = {"members": True, "inherited-members": "object", "exclude-members": ""}
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "object, Executor",  # whose docstrings are not in this style
+    "exclude-members": "",
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

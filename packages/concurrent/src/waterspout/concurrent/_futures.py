@@ -35,12 +35,11 @@ async def sleep(duration: Timeout) -> None:
     seconds = timeout_seconds(duration, "duration")
     if seconds is not None and seconds <= 0:
         await _yield_once()
-        return
+        return None
     scheduler = current_scheduler()
-    waiter = scheduler.create_future()
+    waiter: asyncio.Future[None] = scheduler.create_future()
     if seconds is None:
-        await waiter
-        return
+        return await waiter
     timer = scheduler.call_later(seconds, _wake, waiter)
     try:
         await waiter

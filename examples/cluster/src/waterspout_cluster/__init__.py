@@ -1,0 +1,1 @@
+"""Counting words on threads, processes or a cluster."""

@@ -1,0 +1,5 @@
+"""`python -m waterspout_cluster`."""
+
+from waterspout_cluster.cli import main
+
+main()
