@@ -1,6 +1,7 @@
 """`with_timeout`: nothing runs on, no result is dropped, no cancellation is swallowed."""
 
 import asyncio
+import concurrent.futures
 import gc
 import math
 from datetime import timedelta
@@ -325,3 +326,16 @@ async def test_a_sleep_that_is_over_and_cancelled_at_once():
     loop.call_at(loop.time() + 1, task.cancel)
     await asyncio.sleep(1.5)
     assert task.cancelled()
+
+
+@pytest.mark.waterspout("simulated")
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_futures_of_threads(cancel):
+    done, slow = concurrent.futures.Future(), concurrent.futures.Future()
+    done.set_result("x")
+    assert await with_timeout(1, done, cancel=cancel) == "x"
+    with pytest.raises(TimeoutError):
+        await with_timeout(1, slow, cancel=cancel)
+    assert slow.cancelled() == cancel
+    with pytest.raises(ValueError, match="timeout must not be NaN"):
+        await with_timeout(float("nan"), concurrent.futures.Future())

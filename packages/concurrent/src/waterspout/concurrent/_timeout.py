@@ -8,6 +8,7 @@ as `time_limit` tells it: by the count of requests to cancel the task.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -22,7 +23,12 @@ from waterspout.ioloop.scheduling import (
 T = TypeVar("T")
 
 
-async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool = True) -> T:
+async def with_timeout(
+    timeout: Timeout,
+    future: "Awaitable[T] | concurrent.futures.Future[T]",
+    *,
+    cancel: bool = True,
+) -> T:
     """Wait for a future or coroutine, but not for ever.
 
     When time is up it is cancelled, and its end is waited for; if it has a result all the same,
@@ -31,8 +37,8 @@ async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool =
     Args:
         timeout: Seconds from now, or a `timedelta`; `None` waits for ever. Zero or less gives the
             result of what is done already; a coroutine then runs up to its first real wait.
-        future: A future, a coroutine, or anything that can be awaited. Other than a future, it
-            runs in the caller's task.
+        future: A future, also one of `concurrent.futures`, a coroutine, or anything that can be
+            awaited. Other than a future, it runs in the caller's task.
         cancel: With False it is left running when time is up or the caller is cancelled: what
             is no future as a task of its own, whose exception is then reported by the loop; a
             future as what it is to whoever holds it.
@@ -48,6 +54,9 @@ async def with_timeout(timeout: Timeout, future: Awaitable[T], *, cancel: bool =
             awaited.
         ValueError: If `timeout` is NaN.
     """
+    if isinstance(future, concurrent.futures.Future):
+        timeout_seconds(timeout)
+        future = asyncio.wrap_future(future)
     if not inspect.isawaitable(future):
         raise TypeError(f"future must be awaitable, not {future!r}")
     try:
