@@ -2,6 +2,7 @@
 
 import sys
 
+import cases_concurrent  # noqa: F401
 import cases_ioloop  # noqa: F401 (its cases register themselves)
 import cases_locks  # noqa: F401
 import cases_queues  # noqa: F401

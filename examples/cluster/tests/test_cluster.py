@@ -1,10 +1,6 @@
 """The same words from every executor; and what happens when one dies."""
 
-import asyncio
-import concurrent.futures
 import json
-import multiprocessing
-import os
 import re
 import subprocess
 import sys
@@ -12,8 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from waterspout.concurrent import run_on_executor
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -58,39 +52,8 @@ def test_a_table_for_people(tmp_path):
     assert failed.returncode == 2
 
 
-class Worker:
-    """Something decorated once, for every executor."""
-
-    def __init__(self, executor):
-        self.executor = executor
-
-    def __reduce__(self):
-        return Worker, (None,)
-
-    @run_on_executor
-    def pid(self):
-        return os.getpid()
-
-    @run_on_executor
-    def die(self):
-        os._exit(1)
-
-
-def test_a_worker_that_dies_is_an_error_and_no_hang():
-    async def main():
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-            worker = Worker(pool)
-            assert await worker.pid() != os.getpid()
-            with pytest.raises(concurrent.futures.process.BrokenProcessPool):
-                await worker.die()
-
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
-DASK = """
-import asyncio, os, sys, time
-import distributed
+WORKER = """
+import asyncio, concurrent.futures, multiprocessing, os, time
 from waterspout.concurrent import run_on_executor, with_timeout
 
 class Worker:
@@ -108,6 +71,29 @@ class Worker:
     def die(self):
         os._exit(1)
 
+async def dies(worker):
+    try:
+        await with_timeout(60, worker.die())
+    except Exception as error:
+        return type(error).__name__
+"""
+
+PROCESSES = """
+async def main():
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        worker = Worker(pool)
+        assert await worker.pid() != os.getpid()
+        assert await dies(worker) == "BrokenProcessPool"
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    print("all is well")
+"""
+
+DASK = """
+import dask, distributed
+
 async def main(executor):
     worker = Worker(executor)
     assert await worker.pid() != os.getpid()
@@ -120,16 +106,10 @@ async def main(executor):
         assert waiting.cancelled()
     await asyncio.gather(*busy)
     assert time.monotonic() - begun < 30
-    try:
-        await worker.die()
-    except Exception as error:
-        assert type(error).__name__ == "KilledWorker", error
-    else:
-        raise AssertionError("a worker died, and nobody was told")
+    assert await dies(worker) == "KilledWorker"
     assert await worker.pid() != os.getpid()
 
 if __name__ == "__main__":
-    import dask
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
@@ -139,11 +119,14 @@ if __name__ == "__main__":
 """
 
 
-def test_a_cluster_whose_worker_dies_and_work_that_is_cancelled(tmp_path):
-    pytest.importorskip("distributed")
-    script = tmp_path / "on_dask.py"
-    script.write_text(DASK)
+@pytest.mark.parametrize("script", [PROCESSES, DASK], ids=["processes", "dask"])
+def test_a_worker_that_dies_is_an_error_and_no_hang(script, tmp_path):
+    """And, on the cluster, work that has not started is cancelled."""
+    if script is DASK:
+        pytest.importorskip("distributed")
+    path = tmp_path / "script.py"
+    path.write_text(WORKER + script)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=50, cwd=tmp_path
     )
     assert "all is well" in done.stdout, done.stderr

@@ -19,7 +19,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
 )
@@ -135,12 +134,20 @@ class AsyncMap(AsyncIterator[R]):
             RuntimeError: If another task waits for a result.
             Exception: What `func` or the source raised.
         """
-        self._work.check_alone()
+        work = self._work
+        work.check_alone()
         try:
-            return await self._work.next()
+            task = work.ready() or await work.next()
+            if task is not None:
+                return task.result()
+        except StopAsyncIteration as error:  # which would be taken for the end of the results
+            await self.aclose()
+            raise RuntimeError("func raised StopAsyncIteration") from error
         except BaseException:
             await self.aclose()
             raise
+        await self.aclose()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Cancel what runs, and wait for its end. Iterating over it ends."""
@@ -188,18 +195,25 @@ class _Work(Generic[R]):
         if self._is_awaited:
             raise RuntimeError("another task waits for the next result")
 
-    async def next(self) -> R:
-        """Give the next result, once there is one."""
+    def ready(self) -> "asyncio.Future[R] | None":
+        """Give the next one that is done, if there is one already; and see to new ones."""
+        if not self._exhausted:
+            self._begin_more()
+        if self._open and self._open[0].done():
+            return self._open.popleft()
+        return None
+
+    async def next(self) -> "asyncio.Future[R] | None":
+        """Give the next one, once it is done; `None` if there is none any more."""
         self._is_awaited = True
         try:
-            while True:
-                self._begin_more()
-                if self._open and self._open[0].done():
-                    return self._open.popleft().result()
-                if self._exhausted and not (self._open or self._unordered):
-                    raise StopAsyncIteration
+            while self._open or self._unordered or not self._exhausted:
                 self._waiter = current_scheduler().create_future()
                 await self._waiter
+                task = self.ready()
+                if task is not None:
+                    return task
+            return None
         finally:
             self._is_awaited = False
 
@@ -232,7 +246,7 @@ class _Work(Generic[R]):
         self._wake()
 
     def _fail(self, error: BaseException) -> None:
-        """The source has failed: that comes up behind what it gave before."""
+        """The source, or a call, has failed: that comes up behind what was begun before."""
         self._exhausted = True
         failed = current_scheduler().create_future()
         failed.set_exception(error)
@@ -243,16 +257,20 @@ class _Work(Generic[R]):
         return len(self._open) + self._unordered
 
     def _begin(self, item: Any) -> None:
-        task = self._start(_done_by(self._call, item), self._on_done)
+        try:
+            task = self._start(self._call(item), self._on_done)
+        except Exception as error:
+            self._fail(error)
+            return
         if self._ordered:
             self._open.append(task)
         else:
             self._unordered += 1
 
     def _start(
-        self, coroutine: Coroutine[Any, Any, Any], on_done: Callable[..., object]
+        self, awaitable: Awaitable[Any], on_done: Callable[..., object]
     ) -> "asyncio.Future[Any]":
-        task = asyncio.ensure_future(coroutine)
+        task = asyncio.ensure_future(awaitable)
         self._running.add(task)
         task.add_done_callback(on_done)
         return task
@@ -316,13 +334,6 @@ class _Work(Generic[R]):
 
 async def _close(source: AsyncGenerator[Any, Any]) -> None:
     await source.aclose()
-
-
-async def _done_by(call: Callable[[Any], Awaitable[R]], item: Any) -> R:
-    try:
-        return await call(item)
-    except StopAsyncIteration as error:  # which would be taken for the end of the results
-        raise RuntimeError("func raised StopAsyncIteration") from error
 
 
 async def _pull(source: AsyncIterator[T]) -> tuple[T] | None:
