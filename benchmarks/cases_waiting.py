@@ -133,7 +133,7 @@ def _kibibytes(make: Callable[[], Line], end: str) -> float:
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
         await _seconds(lambda: line, MANY // 5, end)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.3)
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()

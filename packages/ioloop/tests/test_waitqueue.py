@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 
 import pytest
@@ -263,6 +264,25 @@ def test_waiters_of_a_closed_loop_are_dropped():
     waiting.close()
     gc.collect()
     assert len(queue) == 0
+
+
+@pytest.mark.parametrize("all_at_once", [True, False])
+@pytest.mark.waterspout("simulated")
+async def test_the_memory_of_a_crowd_is_given_back(all_at_once):
+    queue = WaitQueue()
+    before = sys.getsizeof(queue.served)
+    tasks = [asyncio.create_task(queue.wait()) for _ in range(2000)]
+    await asyncio.sleep(0)
+    if all_at_once:
+        queue.wake_all("x")
+    else:
+        while queue.wake("x"):
+            pass
+    queue._forget()  # too early: they have not resumed
+    assert await asyncio.gather(*tasks) == ["x"] * 2000
+    assert sys.getsizeof(queue.served) > before
+    await asyncio.sleep(1)
+    assert sys.getsizeof(queue.served) == sys.getsizeof({})
 
 
 def test_who_was_cancelled_in_a_loop_that_closed_is_forgotten():

@@ -160,6 +160,67 @@ def test_events_wake_everybody_who_waited():
     cancel_everywhere(scenario, check)
 
 
+class Flag:
+    """An event, and a plain model of who is owed a wake-up."""
+
+    def __init__(self):
+        self.event, self.waiting, self.owed, self.woken = Event(), set(), set(), set()
+
+    async def wait(self):
+        me = asyncio.current_task()
+        if self.event.is_set():
+            self.owed.add(me)
+        else:
+            self.waiting.add(me)
+        if await self.event.wait():
+            self.woken.add(me)
+
+    async def set(self):
+        self.event.set()
+        self.owed |= self.waiting
+        self.waiting.clear()
+
+    async def clear(self):
+        self.event.clear()
+
+    async def set_and_clear(self):
+        await self.set()
+        await self.clear()
+
+
+FLAG_OPERATIONS = [Flag.wait, Flag.set, Flag.clear, Flag.set_and_clear]
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        operations
+        for count in (2, 3)
+        for operations in itertools.combinations_with_replacement(FLAG_OPERATIONS, count)
+    ],
+    ids=names,
+)
+def test_in_every_order_with_a_cancellation_an_event_wakes_who_waited(operations):
+    async def scenario():
+        flag = Flag()
+        tasks = [asyncio.create_task(flag.wait()) for _ in range(2)]
+        tasks += [asyncio.create_task(operation(flag)) for operation in operations]
+
+        async def cancel():
+            tasks[0].cancel()
+
+        await asyncio.wait([asyncio.create_task(cancel()), *tasks[2:]], timeout=1)
+        cancelled = {task for task in tasks if task.cancelled()}
+        assert flag.woken - cancelled == flag.owed - cancelled
+        left = [task for task in tasks if not task.done()]
+        assert flag.event.statistics().waiters == len(left)
+        for task in left:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    explore(scenario, max_schedules=500 if len(operations) == 2 else 100)
+
+
 @by_lock
 def test_cancel_scopes_that_cancel_again_and_again(make):
     anyio = pytest.importorskip("anyio")

@@ -66,6 +66,11 @@ class _Mark(Enum):
 _EXPIRED: Final = _Mark.EXPIRED
 _NO_GUARD: Final = contextlib.nullcontext()
 
+CROWD: Final = 1000
+"""So many served at a time leave memory behind that is worth giving back."""
+FORGET_AFTER: Final = 0.1
+"""Seconds until that is tried."""
+
 
 class _ThreadWaiter:
     """A thread in the line, with what the line asks of a future."""
@@ -356,6 +361,8 @@ class WaitQueue(Generic[T]):
         waiting.popleft()  # as there, in fewer steps
         self.served[waiter] = value
         waiter.set_result(value)
+        if len(self.served) == CROWD:
+            self._forget_crowd()
         return True
 
     def hand_over(self, value: T, here: bool) -> bool:
@@ -378,6 +385,8 @@ class WaitQueue(Generic[T]):
             elif here or isinstance(waiter, _ThreadWaiter):
                 self.served[waiter] = value
                 waiter.set_result(value)
+                if len(self.served) == CROWD:
+                    self._forget_crowd()
                 return True
             elif _is_told(waiter, value):
                 self.served[waiter] = value
@@ -477,6 +486,18 @@ class WaitQueue(Generic[T]):
         self.waiting.clear()
         self.waiting.extend(kept)
         self._left.clear()
+
+    def _forget_crowd(self) -> None:
+        """Give memory back once those who were served have resumed: a dictionary never shrinks."""
+        with contextlib.suppress(RuntimeError):  # in a thread without a loop
+            current_scheduler().call_later(FORGET_AFTER, self._forget)
+
+    def _forget(self) -> None:
+        with self._guard or _NO_GUARD:
+            if self.served:
+                self._forget_crowd()
+            else:
+                self.served.clear()
 
     def _give_back(self, waiter: _Waiter) -> None:
         value = self.served.pop(waiter)
