@@ -29,10 +29,7 @@ SAME = [
     "future_set_result_unless_cancelled",
     "run_on_executor",
 ]
-NOT_FOLLOWED = {
-    "GenBasicTest.test_multi_performance": "gives callbacks to a private class that is no future",
-}
-GEN_CLASSES = ["GenBasicTest", "GenCoroutineTest", "WithTimeoutTest"]
+GEN_CLASSES = ["GenCoroutineTest", "WithTimeoutTest"]
 
 
 def with_timeout(timeout, future, quiet_exceptions=(), message=None):
@@ -71,5 +68,5 @@ def _adapted():
 
 collect(concurrent_tests, globals(), {})
 classes = {}
-collect(gen_tests, classes, NOT_FOLLOWED)
+collect(gen_tests, classes, {})
 globals().update({name: classes[name] for name in GEN_CLASSES})
