@@ -11,7 +11,7 @@ Rules:
 5.  TLS verifies unless told otherwise.
 """
 
-from waterspout.iostream._base import BaseIOStream, CloseCallback, StreamCallback
+from waterspout.iostream._base import BaseIOStream, CloseCallback
 from waterspout.iostream._connect import connect_tcp
 from waterspout.iostream._core import READ_AHEAD
 from waterspout.iostream._errors import (
@@ -21,6 +21,7 @@ from waterspout.iostream._errors import (
 )
 from waterspout.iostream._pipe import PipeIOStream
 from waterspout.iostream._process import Process, open_process
+from waterspout.iostream._reading import StreamCallback
 from waterspout.iostream._serve import TCPServer, serve_tcp
 from waterspout.iostream._server import StreamServer
 from waterspout.iostream._socket import IOStream
