@@ -99,6 +99,25 @@ async def test_so_does_one_of_the_source():
             assert work.running == 0
 
 
+@pytest.mark.waterspout("simulated")
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_call_that_raises_at_once_or_gives_nothing_to_await(ordered):
+    work = Counting()
+
+    def call(item):
+        if item == 3:
+            raise ZeroDivisionError
+        return work(item) if item < 3 else item
+
+    for items, error in (([2, 1, 3, 1], ZeroDivisionError), ([2, 4], TypeError)):
+        got = []
+        with pytest.raises(error):
+            async for result in amap(call, items, limit=5, ordered=ordered):
+                got += [result]
+        assert not ordered or got == [item * 10 for item in items if item < 3][: len(got)]
+        assert work.running == 0
+
+
 async def test_an_end_that_is_none():
     async def end(item):
         raise StopAsyncIteration

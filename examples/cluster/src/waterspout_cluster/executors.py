@@ -6,19 +6,21 @@ import concurrent.futures
 import contextlib
 import importlib
 import multiprocessing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeAlias
+
+Executors: TypeAlias = Generator[concurrent.futures.Executor, None, None]
 
 
 @contextlib.contextmanager
-def threads(workers: int) -> Iterator[concurrent.futures.Executor]:
+def threads(workers: int) -> Executors:
     """Threads of this process."""
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         yield pool
 
 
 @contextlib.contextmanager
-def processes(workers: int) -> Iterator[concurrent.futures.Executor]:
+def processes(workers: int) -> Executors:
     """Processes of this machine."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -26,7 +28,7 @@ def processes(workers: int) -> Iterator[concurrent.futures.Executor]:
 
 
 @contextlib.contextmanager
-def dask(workers: int, address: str | None = None) -> Iterator[concurrent.futures.Executor]:
+def dask(workers: int, address: str | None = None) -> Executors:
     """A Dask cluster: one that is there, or one of so many processes on this machine."""
     distributed: Any = importlib.import_module("distributed")
     with contextlib.ExitStack() as stack:

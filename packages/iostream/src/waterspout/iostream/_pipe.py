@@ -8,10 +8,12 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream._base import BaseIOStream
+from waterspout.iostream._reads import Read
 
 
 class PipeIOStream(BaseIOStream):
@@ -105,10 +107,10 @@ class PipeIOStream(BaseIOStream):
             raise OSError(errno.EOPNOTSUPP, "the descriptor has but one side")
         self._ended = True  # the descriptor is all there is, so it is closed now
 
-    def _start_read(self, *args: Any) -> Any:
+    def _start_read(self, read: Read[Any], callback: Callable[[Any], object] | None) -> Any:
         if not self._can_read:
             raise io.UnsupportedOperation("the descriptor is not open for reading")
-        return super()._start_read(*args)
+        return super()._start_read(read, callback)
 
     def _check_can_write(self) -> None:
         super()._check_can_write()

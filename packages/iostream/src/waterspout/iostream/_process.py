@@ -74,9 +74,11 @@ async def open_process(
         raise RuntimeError(f"the running loop's {reactor!r} is no Reactor")
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 (that is what this is for)
+        child: Any = subprocess.Popen(  # noqa: S603 (that is what this is for)
             command, bufsize=0, stdin=stdin, stdout=stdout, stderr=stderr, text=False, **options
         )
+        given: subprocess.Popen[bytes] = child
+        return given
 
     starting = reactor.run_in_executor(None, start)
     try:
