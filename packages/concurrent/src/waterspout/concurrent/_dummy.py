@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -18,7 +17,7 @@ class DummyExecutor(concurrent.futures.Executor):
     """
 
     def submit(
-        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+        self, fn: Callable[..., T], /, *args: Any, **kwargs: Any
     ) -> "concurrent.futures.Future[T]":
         """Run a function, now.
 
@@ -43,5 +42,5 @@ class DummyExecutor(concurrent.futures.Executor):
         return future
 
 
-dummy_executor = DummyExecutor()
+dummy_executor: DummyExecutor = DummyExecutor()
 """A `DummyExecutor` for all to use."""

@@ -110,12 +110,11 @@ class Process:
     def __init__(self, child: "subprocess.Popen[bytes]", reactor: Reactor) -> None:
         self._child = child
         self._reactor = reactor
-        self.pid = child.pid
-        self.args = child.args
-        self.stdin, self.stdout, self.stderr = (
-            None if pipe is None else _stream_over(pipe, reactor)
-            for pipe in (child.stdin, child.stdout, child.stderr)
-        )
+        self.pid: int = child.pid
+        self.args: Any = child.args
+        self.stdin: PipeIOStream | None = _stream_over(child.stdin, reactor)
+        self.stdout: PipeIOStream | None = _stream_over(child.stdout, reactor)
+        self.stderr: PipeIOStream | None = _stream_over(child.stderr, reactor)
         self._outputs: tuple[asyncio.Future[bytes] | None, ...] | None = None
         self._exited: asyncio.Future[None] = reactor.create_future()
         self._watch_exit()
@@ -260,8 +259,10 @@ class Process:
         self._reactor.add_handler(watched, on_events, READ)
 
 
-def _stream_over(pipe: IO[bytes], reactor: Reactor) -> PipeIOStream:
+def _stream_over(pipe: IO[bytes] | None, reactor: Reactor) -> PipeIOStream | None:
     """A stream that takes the descriptor of a file object away from it."""
+    if pipe is None:
+        return None
     descriptor = os.dup(pipe.fileno())
     pipe.close()
     return PipeIOStream(descriptor, reactor)
