@@ -49,6 +49,8 @@ class BaseIOStream(ReadingStream):
         ValueError: If a size is not positive.
     """
 
+    __slots__ = ()
+
     can_write_eof = False
 
     def __init__(
@@ -118,7 +120,10 @@ class BaseIOStream(ReadingStream):
             and self._write_error is None
         ):  # as in `_write`, in fewer steps; and mostly the kernel takes all of it
             try:
-                sent = self.write_to_fd(memoryview(data))
+                direct = self._direct
+                sent = self.write_to_fd(memoryview(data)) if direct is None else direct.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
             except Exception as error:
                 self._fail_writes(error)
                 self._update_events()

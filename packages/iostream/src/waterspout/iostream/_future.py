@@ -30,21 +30,15 @@ class ReadFuture(asyncio.Future[R]):
     Attributes:
         stream: The stream that is to be told once the gap after the result has closed, and of a
             cancellation; `None` when there is nothing to tell any more.
+        awaiting: How many tasks await it.
+        returned: Whether its result was given back.
     """
 
-    stream: StreamCore | None = None
-    _awaiting = 0
-    _returned = False
+    __slots__ = ("awaiting", "returned", "stream")
 
-    def has_gap(self) -> bool:
-        """Whether its result, which it just got, is to be taken by a task that awaits it.
-
-        If not, it lets go of the stream.
-        """
-        if self._awaiting > 0:
-            return True
-        self.stream = None
-        return False
+    stream: StreamCore | None
+    awaiting: int
+    returned: bool
 
     def cancel(self, msg: Any = None) -> bool:
         """As for any future; the stream is told at once."""
@@ -57,22 +51,22 @@ class ReadFuture(asyncio.Future[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():
-            self._awaiting += 1
+            self.awaiting += 1
             self._asyncio_future_blocking = True  # how a task knows that it is to wait for this
             try:
                 yield self
             except BaseException:
-                self._awaiting -= 1
-                if self._awaiting == 0:
+                self.awaiting -= 1
+                if self.awaiting == 0:
                     self._settle(returned=True)
                 raise
-            self._awaiting -= 1
+            self.awaiting -= 1
             stream = self.stream
             if stream is not None and stream._read is None:  # as `_settle`, in fewer steps
                 self.stream = stream._gap = None
             else:
                 self._settle(returned=False)
-        if self._returned:
+        if self.returned:
             raise asyncio.CancelledError
         result: R = _result(self)
         return result
@@ -81,7 +75,7 @@ class ReadFuture(asyncio.Future[R]):
 
     def result(self) -> R:
         """As for any future; but a result that was given back is gone (`CancelledError`)."""
-        if self._returned:
+        if self.returned:
             raise asyncio.CancelledError
         result: R = _result(self)
         return result
@@ -93,5 +87,5 @@ class ReadFuture(asyncio.Future[R]):
             return
         self.stream = None
         if not self.cancelled() and self.exception() is None:
-            self._returned = returned
+            self.returned = returned
             stream._settled(_result(self), returned)

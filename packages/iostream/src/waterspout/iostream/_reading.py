@@ -34,6 +34,8 @@ StreamCallback: TypeAlias = Callable[[bytes], object]
 class ReadingStream(StreamCore):
     """The reading half of `BaseIOStream`."""
 
+    __slots__ = ()
+
     def peek(self, num_bytes: int, partial: bool = False) -> "asyncio.Future[bytes]":
         """Look at the bytes that come next, and leave them to be read.
 

@@ -160,23 +160,29 @@ class ReadUntil(Read[bytes]):
     only at what is new, so the whole search is linear in the bytes.
     """
 
-    __slots__ = ("delimiters", "max_bytes", "searched")
+    __slots__ = ("delimiters", "max_bytes", "only", "searched")
 
     def __init__(self, delimiters: tuple[bytes, ...], max_bytes: int | None) -> None:
         self.delimiters = delimiters
+        self.only = delimiters[0] if len(delimiters) == 1 and max_bytes is None else None
         self.max_bytes = max_bytes
         self.searched = 0  # no match ends at or before this
 
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
-        if len(self.delimiters) == 1 and self.max_bytes is None and not buffer.tail:
-            # As below, in fewer steps: it is all in one piece.
-            [delimiter] = self.delimiters
-            start = buffer.start + max(0, self.searched + 1 - len(delimiter))
-            place = buffer.head.find(delimiter, start)
-            if place >= 0:
-                return buffer.take(place + len(delimiter) - buffer.start)
-            self.searched = len(buffer)
-            return NOT_YET
+        if self.only is not None and not buffer.tail:  # as below, in fewer steps
+            head, start, size = buffer.head, buffer.start, len(self.only)
+            place = head.find(
+                self.only, start if self.searched < size else start + self.searched + 1 - size
+            )
+            if place < 0:
+                self.searched = len(head) - start
+                return NOT_YET
+            after = place + size
+            if after == len(head):  # as `buffer.take`
+                buffer.head, buffer.start = b"", 0
+            else:
+                buffer.start = after
+            return head[start:after]
         end = self._find(*buffer.whole())
         if end is not None:
             return buffer.take(end)

@@ -51,6 +51,16 @@ class IOStream(BaseIOStream):
         OSError: If its connection is broken already.
     """
 
+    __slots__ = (
+        "_address",
+        "_connecting",
+        "_detached",
+        "_has_opened",
+        "_has_peer",
+        "_openers",
+        "socket",
+    )
+
     can_write_eof = True
 
     def __init__(
@@ -63,6 +73,9 @@ class IOStream(BaseIOStream):
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
         socket.setblocking(False)
         self.socket = socket
+        kind = type(self)
+        if kind.read_from_fd is IOStream.read_from_fd and kind.write_to_fd is IOStream.write_to_fd:
+            self._direct = socket
         self._has_peer = is_connected(socket)
         self._opening = not self._has_peer  # until then nothing is watched or sent
         self._has_opened = self._has_peer

@@ -66,7 +66,6 @@ class SSLIOStream(IOStream):
     """
 
     socket: TLSSocket  # type: ignore[assignment]
-    _is_simple = False
     can_write_eof = False  # no bytes can be read safely between our close_notify and the other's
 
     def __init__(
