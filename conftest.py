@@ -4,6 +4,8 @@
     by default on asyncio's, uvloop's, and one that leaves descriptors to a thread.
 -   With `WATERSPOUT_TASKS=eager`, tasks start eagerly (Python 3.12 and newer).
 -   A test marked `@pytest.mark.only_on("linux", "darwin")` is skipped on other systems.
+-   A test marked `@pytest.mark.every_watcher` runs, besides, on asyncio's loop and uvloop's as they
+    are where there is no epoll.
 -   Whatever is left behind fails the test that left it, and so does a log record of a warning or
     worse; one that is expected is taken out by `caplog.clear()`. Unclosed files and the like are
     warnings, and these are errors.
@@ -18,6 +20,8 @@ import sys
 from typing import Any
 
 import pytest
+
+from waterspout.ioloop._watcher import Kernel
 
 try:
     import uvloop
@@ -38,15 +42,23 @@ class ThreadedLoop(asyncio.SelectorEventLoop):
 
 
 LOOPS: dict[str, Any] = {"asyncio": asyncio.SelectorEventLoop, "threaded": ThreadedLoop}
+WITHOUT_EPOLL: dict[str, Any] = {
+    "asyncio-readers": type(
+        "Readers", (asyncio.SelectorEventLoop,), {"_waterspout_kernel": Kernel()}
+    )
+}
 if uvloop is not None:
     LOOPS["uvloop"] = uvloop.new_event_loop
+    WITHOUT_EPOLL["uvloop-readers"] = type(
+        "UvloopReaders", (uvloop.Loop,), {"_waterspout_kernel": Kernel()}
+    )
 
 
 def factory(loop_name: str) -> Any:
     """Makes loops of a name."""
 
     def make() -> Any:
-        loop = LOOPS[loop_name]()
+        loop = (LOOPS | WITHOUT_EPOLL)[loop_name]()
         loop.slow_callback_duration = float("inf")  # how fast it is here is not what is tested
         if os.environ.get("WATERSPOUT_TASKS") == "eager":
             loop.set_task_factory(_eager)
@@ -65,9 +77,10 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
     """Have every test leave nothing behind, and coroutine functions run on all loops."""
     if inspect.isfunction(obj) and name.startswith("test_"):
         marks = [*getattr(obj, "pytestmark", []), *collector.iter_markers()]
-        if not any(mark.name == "waterspout" for mark in marks):
-            loops = tuple(LOOPS) if inspect.iscoroutinefunction(obj) else ()
-            pytest.mark.waterspout(*loops)(obj)
+        names = {mark.name for mark in marks}
+        if "waterspout" not in names:
+            loops = [*LOOPS, *WITHOUT_EPOLL] if "every_watcher" in names else [*LOOPS]
+            pytest.mark.waterspout(*(loops if inspect.iscoroutinefunction(obj) else ()))(obj)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -78,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def waterspout_loops() -> dict[str, Any]:
-    return {name: factory(name) for name in LOOPS}
+    return {name: factory(name) for name in LOOPS | WITHOUT_EPOLL}
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 from waterspout.ioloop import ERROR, READ, WRITE, IOLoop
 from waterspout.ioloop.testing import ReactorConformance, SchedulerConformance, SimulatedLoop
 
+KINDS = ["asyncio", "uvloop", "threaded", "asyncio-readers", "uvloop-readers"]
+
 
 class TestRealLoops(ReactorConformance):
-    @pytest.fixture(autouse=True, params=["asyncio", "uvloop", "threaded"])
+    @pytest.fixture(autouse=True, params=KINDS)
     def kind(self, request, waterspout_loops):
         if request.param not in waterspout_loops:
             pytest.skip("there is no uvloop here")

@@ -9,6 +9,9 @@ import threading
 import pytest
 
 from waterspout.ioloop import ERROR, READ, WRITE, IOLoop
+from waterspout.ioloop._watcher import Kernel
+
+pytestmark = pytest.mark.every_watcher
 
 
 @pytest.fixture
@@ -321,7 +324,9 @@ async def test_a_closed_file_can_still_be_removed():
 
 
 @pytest.mark.only_on("linux")
-@pytest.mark.waterspout("asyncio")  # libuv aborts the process over such a descriptor
+@pytest.mark.waterspout(
+    "asyncio", "asyncio-readers"
+)  # libuv aborts the process over such a descriptor
 async def test_one_whose_number_is_a_transports_by_now_can_be_removed():
     loop = IOLoop.current()
     left, right = socket.socketpair()
@@ -364,9 +369,9 @@ async def test_every_event_runs_in_the_context_of_the_registration(pair):
 
 
 @pytest.mark.only_on("linux")
-@pytest.mark.waterspout("asyncio")
+@pytest.mark.waterspout("asyncio-readers")
 async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch):
-    import waterspout.ioloop._handlers as module
+    import waterspout.ioloop._watcher as module
 
     monkeypatch.setattr(module, "HANGUP_POLL_SECONDS", 0.001)
     read_end, write_end = os.pipe()
@@ -381,7 +386,9 @@ async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch)
 
 
 class RefusingLoop(asyncio.SelectorEventLoop):
-    """Has readers, but no writers."""
+    """Has readers, but no writers, and its descriptors are not the kernel's."""
+
+    _waterspout_kernel = Kernel()
 
     def add_writer(self, fd, callback, *args):
         raise PermissionError("no writers here")
@@ -456,3 +463,102 @@ async def test_after_the_loop_was_shut_down_nothing_is_watched(pair):
         loop.close()
 
     await asyncio.to_thread(run)
+
+
+@pytest.mark.only_on("linux")
+@pytest.mark.waterspout("asyncio", "asyncio-readers", "uvloop")  # libuv finds out later
+async def test_a_descriptor_that_cannot_be_watched_leaves_nothing(tmp_path, pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    with (tmp_path / "file").open("wb") as file:
+        with pytest.raises(PermissionError):
+            loop.add_handler(file, calls, WRITE)
+        with pytest.raises(KeyError):
+            loop.remove_handler(file)
+        loop.add_handler(left, calls, READ)
+        with pytest.raises(PermissionError):
+            loop.add_handler(file, calls, WRITE)
+    right.send(b"x")
+    assert await calls.next() == (left, READ)
+    loop.remove_handler(left)
+
+
+@pytest.mark.only_on("linux", "darwin")
+async def test_what_was_ready_is_not_told_to_who_has_the_number_by_now():
+    loop, hung_up, seen = IOLoop.current(), [], []
+    pipes = [os.pipe() for _ in range(2)]
+    healthy, writer = os.pipe()
+
+    def handler(source, events):
+        hung_up.append(source)
+        [other] = {read_end for read_end, _ in pipes} - {source}
+        for fd in (source, other):
+            loop.remove_handler(fd)
+        os.dup2(healthy, other)
+        loop.add_handler(other, lambda *call: seen.append(call), READ | ERROR)
+
+    for read_end, write_end in pipes:
+        loop.add_handler(read_end, handler, READ | ERROR)
+        os.close(write_end)
+    while not hung_up:
+        await asyncio.sleep(0)
+    await settle()
+    [other] = {read_end for read_end, _ in pipes} - {*hung_up}
+    loop.remove_handler(other)
+    for fd in (healthy, writer, *(read_end for read_end, _ in pipes)):
+        os.close(fd)
+    assert len(hung_up) == 1
+    assert seen == []
+
+
+@pytest.mark.only_on("linux", "darwin")
+async def test_a_descriptor_that_another_holds_open_tells_nothing_once_it_was_removed(pair):
+    """The kernel goes on watching what is behind a number as long as anybody has it open."""
+    left, right = pair
+    loop, seen = IOLoop.current(), []
+    closed = os.dup(left.fileno())
+    loop.add_handler(closed, lambda *call: seen.append(call), READ)
+    loop.add_handler(right, print, READ)
+    os.close(closed)
+    right.send(b"x")
+    loop.remove_handler(closed)
+    await settle()
+    loop.remove_handler(right)
+    assert seen == []
+
+
+@pytest.mark.only_on("linux", "darwin")
+def test_one_that_ends_the_loop_leaves_the_others_their_events(waterspout_loops):
+    loop, seen = IOLoop(waterspout_loops["asyncio"](), make_current=False), []
+    pipes = [os.pipe() for _ in range(3)]
+
+    def handler(source, events):
+        seen.append(source)
+        loop.remove_handler(source)
+        raise SystemExit
+
+    for read_end, write_end in pipes:
+        loop.add_handler(read_end, handler, READ)
+        os.write(write_end, b"x")
+    for _ in pipes:
+        with pytest.raises(SystemExit):
+            loop.asyncio_loop.run_until_complete(asyncio.sleep(10))
+    loop.close()
+    for ends in pipes:
+        for fd in ends:
+            os.close(fd)
+    assert sorted(seen) == sorted(read_end for read_end, _ in pipes)
+
+
+async def test_no_number_of_ready_descriptors_keeps_one_of_them_waiting():
+    loop, seen, pairs = IOLoop.current(), set(), [socket.socketpair() for _ in range(400)]
+    for left, right in pairs:
+        left.setblocking(False)
+        loop.add_handler(left, lambda source, events: seen.add(source), READ)
+        right.send(b"x")
+    while len(seen) < len(pairs):
+        await asyncio.sleep(0)
+    for left, right in pairs:
+        loop.remove_handler(left)
+        left.close()
+        right.close()

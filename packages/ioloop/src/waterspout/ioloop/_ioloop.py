@@ -119,7 +119,7 @@ class IOLoop(Reactor):
         self._time = loop.time
         self._knows_thread: Any = loop if knows_its_thread(loop) else None
         self._alarm = Alarm(loop, self._run)
-        self._handlers = Handlers(loop, self._closed, self._run_handler)
+        self._handlers = Handlers(loop, self._closed, self.handle_callback_exception)
         self._tasks = HeldTasks(loop, self.handle_callback_exception)
         self._executors = Executors(loop)
         self._closing = False
@@ -471,12 +471,6 @@ class IOLoop(Reactor):
                 self._tasks.hold(callback, result)
         except Exception:
             self.handle_callback_exception(callback)
-
-    def _run_handler(self, handler: EventCallback, source: Any, events: int) -> None:
-        try:
-            handler(source, events)
-        except Exception:
-            self.handle_callback_exception(handler)
 
     def _add_timer(
         self,

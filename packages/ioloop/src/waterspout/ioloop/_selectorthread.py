@@ -150,11 +150,16 @@ class SelectorThread:
     def _tell(self, events: list[tuple[int, int]]) -> None:
         """Run the callbacks of what is ready, in the loop."""
         try:
-            for fd, mask in events:
-                for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
-                    callback = self._callbacks.get(fd, {}).get(mask & event)
-                    if callback is not None:
-                        callback[0](*callback[1])
+            told = [
+                (fd, event, self._callbacks.get(fd, {}).get(event))
+                for fd, mask in events
+                for event in (selectors.EVENT_READ, selectors.EVENT_WRITE)
+                if mask & event
+            ]
+            for fd, event, callback in told:
+                # It may have been removed meanwhile, and the number be another's.
+                if callback is not None and callback is self._callbacks.get(fd, {}).get(event):
+                    callback[0](*callback[1])
         finally:
             with self._turn:
                 self._telling = False

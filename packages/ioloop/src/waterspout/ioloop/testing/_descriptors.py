@@ -13,7 +13,7 @@ import selectors
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from waterspout.ioloop._handlers import kernel
+from waterspout.ioloop._watcher import kernel
 from waterspout.ioloop.scheduling import ERROR, READ, WRITE
 
 FIRST_NUMBER = 1_000_000_000

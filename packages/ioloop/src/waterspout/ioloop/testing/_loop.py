@@ -135,7 +135,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._most_turns: float = math.inf  # before the run is given up
         real = None if real_wait is None else selectors.DefaultSelector()
         super().__init__(SimulatedSelector(real))
-        self._waterspout_kernel = self._selector  # see waterspout.ioloop._handlers
+        self._waterspout_kernel = self._selector  # see waterspout.ioloop._watcher
 
     def time(self) -> float:
         """Give the virtual time, in seconds since the loop was made."""
