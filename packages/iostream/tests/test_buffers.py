@@ -13,7 +13,10 @@ from waterspout.iostream._reads import NOT_YET, ReadBytes, ReadInto, ReadUntil
 chunks = st.lists(st.binary(max_size=20), max_size=20)
 
 
-@given(st.lists(st.one_of(st.binary(max_size=50), st.integers(0, 60)), max_size=50))
+large = st.integers(SMALL - 1, 4 * SMALL).map(lambda size: bytes(n % 251 for n in range(size)))
+
+
+@given(st.lists(st.one_of(st.binary(max_size=50), large, st.integers(0, 3 * SMALL)), max_size=50))
 def test_a_read_buffer_is_bytes_that_come_and_go(steps):
     buffer, model = ReadBuffer(), b""
     for step in steps:
@@ -32,8 +35,10 @@ def test_a_read_buffer_is_bytes_that_come_and_go(steps):
                 model = model[size:]
             else:
                 buffer.give_back(buffer.take(size))
-        assert buffer.peek(len(model)) == model
+                if size % 2:
+                    assert buffer.peek(len(model)) == model
         assert len(buffer) == len(model)
+    assert buffer.take(len(model)) == model
     buffer.clear()
     assert len(buffer) == 0
 
@@ -157,7 +162,7 @@ def test_a_search_never_looks_twice():
             return super().find(sub, start, end)
 
     read, buffer = ReadUntil((b"\r\n",), None), ReadBuffer()
-    buffer.tail = Counting(b"x")
+    buffer.tail = [Counting()]
     for _ in range(1000):
         buffer.append(b"x" * 10)
         assert read.attempt(buffer) is NOT_YET

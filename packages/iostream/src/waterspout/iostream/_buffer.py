@@ -1,11 +1,13 @@
 """The two buffers of a stream. No I/O.
 
-`ReadBuffer` has a head, which arrived at once and is being read, and a tail for what arrives
-meanwhile. Small reads slice the head, of which nothing is moved or copied but what they take. The
-tail grows as a `bytearray` does (amortised O(1) per byte) and becomes the head when it is reached.
-A search that fails in the head needs both in one piece; it has looked at every byte of the head, so
-to move them costs no more than the search did. Searching is left to the reads, which remember how
-far they have looked.
+`ReadBuffer` has a head, which arrived at once and is being read, and a tail of pieces for what
+arrives meanwhile. Small reads slice the head, of which nothing is moved or copied but what they
+take; when it is used up, the next piece becomes the head. A large chunk becomes a piece as it is,
+so that large reads join their pieces just once. All behind a small chunk is gathered in one piece
+that grows as a `bytearray` does (amortised O(1) per byte), so no chunking costs memory. A search
+that fails in the head needs everything in one such piece; it has looked at every byte of the head,
+so to move them costs no more than the search did. Searching is left to the reads, which remember
+how far they have looked.
 
 `WriteBuffer` is a line of segments. A small write is copied behind its neighbours, so that a
 thousand of them go out in a few system calls (O(bytes)); a large one is kept as a view of the
@@ -31,30 +33,33 @@ class ReadBuffer:
     Attributes:
         head: The bytes that come first, from `start` on.
         start: How many bytes of the head are gone.
-        tail: What comes behind the head.
+        tail: What comes behind the head, in pieces, of which only the last can grow.
     """
 
-    __slots__ = ("head", "start", "tail")
+    __slots__ = ("_tail_size", "head", "start", "tail")
 
     def __init__(self) -> None:
         self.head = b""
         self.start = 0
-        self.tail = bytearray()
+        self.tail: list[bytes | bytearray] = []
+        self._tail_size = 0
 
     def __len__(self) -> int:
-        return len(self.head) - self.start + len(self.tail)
+        return len(self.head) - self.start + self._tail_size
 
     def append(self, chunk: BytesLike) -> None:
         """Add bytes that arrived. Amortised O(len(chunk))."""
-        left = len(self.head) - self.start
-        if left == 0 and not self.tail:
-            self.head = bytes(chunk)
+        left, tail = len(self.head) - self.start, self.tail
+        if not tail and left <= min(SMALL, len(chunk)):
+            self.head = self.head[self.start :] + bytes(chunk) if left else bytes(chunk)
             self.start = 0
-        elif left <= len(chunk) and not self.tail:
-            self.head = self.head[self.start :] + bytes(chunk)
-            self.start = 0
+            return
+        self._tail_size += len(chunk)
+        last = tail[-1] if tail else None
+        if isinstance(last, bytearray):
+            last += chunk
         else:
-            self.tail += chunk
+            tail.append(bytes(chunk) if len(chunk) > SMALL else bytearray(chunk))
 
     def whole(self) -> "tuple[bytes | bytearray, int]":
         """Give what holds all bytes, for searching, and where in it they begin.
@@ -63,13 +68,17 @@ class ReadBuffer:
         """
         if not self.tail:
             return self.head, self.start
-        if self.start < len(self.head):
-            self.tail[:0] = self.head[self.start :]
+        if self.start < len(self.head) or len(self.tail) > 1:
+            merged = bytearray(memoryview(self.head)[self.start :])
+            for piece in self.tail:
+                merged += piece
             self._drop_head()
-        return self.tail, 0
+            self.tail = [merged]
+            self._tail_size = len(merged)
+        return self.tail[0], 0
 
     def peek(self, size: int) -> bytes:
-        """Copy bytes from the front. O(size)."""
+        """Copy bytes from the front. O(size), or as `whole`."""
         data, start = self.whole()
         return bytes(data[start : start + size])
 
@@ -80,48 +89,51 @@ class ReadBuffer:
             taken = self.head[self.start : end]
             self.start = end
             return taken
-        taken = self.head[self.start :]
-        self._drop_head()
-        if len(taken) < size:
-            tail, missing = self.tail, size - len(taken)
-            with memoryview(tail) as view:
-                taken = b"".join((taken, view[:missing])) if taken else bytes(view[:missing])
-            del tail[:missing]
-            self._promote()
-        return taken
+        parts = []
+        while size:
+            parts.append(self._take_part(size))
+            size -= len(parts[-1])
+        return b"".join(parts)
 
     def take_into(self, target: memoryview, size: int) -> None:
         """Take bytes from the front to the start of `target`. Amortised O(size)."""
-        first = min(size, len(self.head) - self.start)
-        target[:first] = memoryview(self.head)[self.start : self.start + first]
-        self.start += first
+        done = 0
+        while done < size:
+            part = self._take_part(size - done)
+            target[done : done + len(part)] = part
+            done += len(part)
+
+    def _take_part(self, most: int) -> bytes:
+        """Take some bytes that are in one piece, of so many at most."""
         if self.start == len(self.head):
-            self._drop_head()
-        if first < size:
-            with memoryview(self.tail) as view:
-                target[first:size] = view[: size - first]
-            del self.tail[: size - first]
             self._promote()
+        part = self.head[self.start : self.start + most]
+        self.start += len(part)
+        if self.start == len(self.head):
+            self._promote()
+        return part
 
     def give_back(self, taken: bytes) -> None:
-        """Put bytes back to the front. O(all), and rare."""
+        """Put bytes back to the front. O(len(taken)) and the head's length, and rare."""
         self.head = taken + self.head[self.start :]
         self.start = 0
 
     def clear(self) -> None:
         """Drop all."""
         self._drop_head()
-        self.tail = bytearray()
+        self.tail = []
+        self._tail_size = 0
 
     def _drop_head(self) -> None:
         self.head = b""
         self.start = 0
 
     def _promote(self) -> None:
-        """Make the tail the head, once it has been reached."""
+        """Make the first piece of the tail the head, whose bytes are gone."""
+        self._drop_head()
         if self.tail:
-            self.head = bytes(self.tail)
-            self.tail = bytearray()
+            self.head = bytes(self.tail.pop(0))
+            self._tail_size -= len(self.head)
 
 
 class WriteBuffer:

@@ -42,6 +42,8 @@ FLUSH_AT_MOST = 1024 * 1024
 """Bytes sent before the loop gets its turn, about."""
 FILL_AT_MOST = 1024 * 1024
 """Bytes received before the loop gets its turn, about."""
+QUICK = 16 * 1024
+"""Bytes of which it is likely that they come at once."""
 DEFAULT_CHUNK_SIZE = 64 * 1024
 """The default of `read_chunk_size`, in bytes. Larger ones cost more in page faults."""
 
@@ -129,8 +131,7 @@ class StreamCore:
         self._read_ahead = min(READ_AHEAD, self._max_buffer_size)
         self._read_chunk_size = min(self._read_chunk_size, self._max_buffer_size)
         self._half_open = half_open
-        self._direct: Any = None  # a socket to `recv` from and `send` to instead of
-        # `read_from_fd` and `write_to_fd`, which would do the same
+        self._direct: Any = None  # a socket for short cuts around `read_from_fd`, `write_to_fd`
         self._least_room = 1  # bytes that a receipt must have room for
         self.error: BaseException | None = None
 
@@ -362,48 +363,29 @@ class StreamCore:
     def _receive(self) -> bool:
         """Receive what is there, up to one chunk, and to what may be gathered."""
         buffer, read = self._read_buffer, self._read
+        target = None
         if read is not None and read.takes_memory and not len(buffer):
             target = self._room_of(read)
-            if target is not None:
-                return self._receive_into(target, read)
-        limit = self._read_ahead if read is None else self._max_buffer_size
-        size = min(self._read_chunk_size, limit - len(buffer))
+        if target is None:
+            limit = self._read_ahead if read is None else self._max_buffer_size
+            size = min(self._read_chunk_size, limit - len(buffer))
+            if self._scratch is None:
+                self._scratch = _scratch_of(self._loop, self._read_chunk_size)
+            chunk = self._scratch[: max(size, self._least_room)]
+        else:
+            chunk = target
         try:
-            chunk = self._receive_chunk(max(size, self._least_room))
+            received = self.read_from_fd(chunk)
         except Exception as error:
             self._end(error)
             return False
-        if chunk:
-            buffer.append(chunk)
+        if received:
+            if target is None or read is None:
+                buffer.append(chunk[:received])
+            else:
+                read.place(received)
             return True
-        if chunk is not None:
-            self._end(None)
-        return False
-
-    def _receive_chunk(self, size: int) -> "bytes | memoryview | None":
-        """Receive up to so many bytes; none at the end, `None` if nothing is there yet."""
-        if self._direct is not None:
-            try:
-                chunk: bytes = self._direct.recv(size)
-            except (BlockingIOError, InterruptedError):
-                return None
-            return chunk
-        if self._scratch is None:
-            self._scratch = _scratch_of(self._loop, self._read_chunk_size)
-        received = self.read_from_fd(self._scratch[:size])
-        return None if received is None else self._scratch[:received]
-
-    def _receive_into(self, target: memoryview, read: Read[Any]) -> bool:
-        """Receive what is there straight to where a read wants it."""
-        try:
-            size = self.read_from_fd(target)
-        except Exception as error:
-            self._end(error)
-            return False
-        if size:
-            read.place(size)
-            return True
-        if size is not None:
+        if received is not None:
             self._end(None)
         return False
 
@@ -561,7 +543,7 @@ class StreamCore:
         if (
             direct is not None
             and events == READ
-            and (type(read) is ReadUntil or type(read) is ReadBytes)
+            and (type(read) is ReadUntil or (type(read) is ReadBytes and read.size <= QUICK))
             and not (buffer.head or buffer.tail or self._opening or self._ended)
         ):  # as `_fill`, in fewer steps
             try:
