@@ -270,8 +270,8 @@ class Engine:
             raise step
         return call(*args)
 
-    def recv_into(self, buffer):
-        return self._next(self.engine.recv_into, buffer)
+    def read(self, size, buffer):
+        return self._next(self.engine.read, size, buffer)
 
     def send(self, data):
         return self._next(self.engine.send, data[:5])

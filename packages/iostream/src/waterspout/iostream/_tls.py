@@ -166,7 +166,7 @@ class SSLIOStream(IOStream):
         received = 0
         while end is None and len(buf) - received >= RECORD:
             try:
-                size = self.socket.recv_into(buf[received:])
+                size: Any = self.socket.read(len(buf) - received, buf[received:])
             except ssl.SSLWantReadError:
                 return received or None
             except ssl.SSLWantWriteError:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 RECORD = 16 * 1024
 """The plain text of one TLS record, at most, in bytes (RFC 8446, section 5.1)."""
-_BYTES = {"read", "recvfrom", "sendall", "sendto", "write"}
+_BYTES = {"recvfrom", "recv_into", "sendall", "sendto", "write"}
 """What would go past the engine, or past the socket."""
 CHUNK = 64 * 1024
 """Bytes received at a time."""
@@ -78,9 +78,9 @@ class MemoryTLSSocket:
         """See `ssl.SSLSocket.do_handshake`."""
         self._call(self._tls.do_handshake)
 
-    def recv_into(self, buffer: memoryview) -> int:
-        """See `ssl.SSLSocket.recv_into`; zero is the end that the other side announced."""
-        size = self._read(buffer)
+    def read(self, size: int, buffer: memoryview) -> int:
+        """See `ssl.SSLSocket.read`; zero is the end that the other side announced."""
+        size = self._read(buffer[:size])
         self.holds_input = bool(
             self._incoming.pending
             or self._tls.pending()
@@ -91,7 +91,7 @@ class MemoryTLSSocket:
     def recv(self, size: int) -> bytes:
         """See `ssl.SSLSocket.recv`."""
         buffer = bytearray(size)
-        return bytes(buffer[: self.recv_into(memoryview(buffer))])
+        return bytes(buffer[: self.read(size, memoryview(buffer))])
 
     def send(self, data: memoryview) -> int:
         """See `ssl.SSLSocket.send`; after `SSLWantWriteError`, the same bytes must come again."""
@@ -203,4 +203,4 @@ def unwrapped(socket: TLSSocket) -> _socket.socket:
 
 def is_kernels(socket: _socket.socket | MemoryTLSSocket) -> TypeGuard[_socket.socket]:
     """Whether a socket's methods are the kernel's, and not those of one that stands for it."""
-    return type(socket).recv_into is _socket.socket.recv_into
+    return type(socket).recv is _socket.socket.recv
