@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterspout.ioloop import READ, IOLoop
 from waterspout.iostream import (
     READ_AHEAD,
     IOStream,
@@ -518,3 +519,57 @@ def test_any_program_of_reads_loses_no_byte(waterspout_loops, loop_name, steps, 
 
     with asyncio.Runner(loop_factory=waterspout_loops[loop_name]) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("how", ["read_until", "read_bytes", "async for"])
+async def test_reading_goes_on_once_there_is_room_again(make_pair, how):
+    stream, peer = make_pair(max_buffer_size=1000)
+    sent = [b"%062d\r\n" % number for number in range(100)]
+    peer.send(b"".join(sent))
+    peer.close()
+    received = [await stream.read_until(b"\n")]
+    await settle()  # until it holds as much as it may
+    while len(received) < len(sent):
+        if how == "read_until":
+            received.append(await stream.read_until(b"\n"))
+        elif how == "read_bytes":
+            received.append(await stream.read_bytes(64))
+        else:
+            received.append(await anext(stream))
+    assert received == sent
+
+
+async def test_what_comes_for_a_cancelled_read_is_the_next_ones(pair):
+    stream, peer = pair
+    stream.read_bytes(5, callback=print).cancel()
+    peer.send(b"hello")
+    await settle()
+    assert await stream.read_bytes(5) == b"hello"
+
+
+@pytest.mark.only_on("linux")
+@pytest.mark.waterspout("asyncio")
+async def test_an_event_without_bytes_is_no_end(pair):
+    """Somebody else who has the socket, such as a child, was faster."""
+    stream, peer = pair
+    reading = stream.read_bytes(5)
+    thief, told = socket.socketpair()
+    with thief, told:
+        loop = IOLoop.current()
+        loop.add_handler(told, lambda fd, events: (told.recv(1), stream.socket.recv(9)), READ)
+        thief.send(b"x")
+        peer.send(b"stolen")
+        await settle()
+        assert not reading.done()
+        loop.remove_handler(told)
+    peer.send(b"hello")
+    assert await reading == b"hello"
+
+
+async def test_a_read_that_begins_in_the_gap_of_another_comes_after_it(pair):
+    stream, peer = pair
+    first, second = stream.read_bytes(5), []
+    first.add_done_callback(lambda _: second.append(stream.read_bytes(5)))
+    peer.send(b"helloworld")
+    assert await first == b"hello"
+    assert await second[0] == b"world"

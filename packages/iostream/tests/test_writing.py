@@ -514,3 +514,16 @@ async def test_bytes_that_come_back_after_a_reset_can_be_read(make_pair):
         assert await stream.read_bytes(5, partial=True) == b"hello"
     else:
         assert task.result() == b"hello"
+
+
+async def test_a_small_write_of_which_the_kernel_takes_nothing(pair):
+    stream, peer = pair
+    sent = [b"first"]
+    await stream.write(sent[0])
+    while not stream.writing():
+        sent.append(b"%04d" % len(sent) * 250)
+        last = stream.write(sent[-1])
+    stream.write(b"last")
+    expected = b"".join(sent) + b"last"
+    assert await peer.receive(len(expected)) == expected
+    await last
