@@ -580,6 +580,7 @@ async def test_a_future_whose_bytes_were_given_back_has_none_for_others(pair):
     reading = stream.read_bytes(5)
     task = asyncio.create_task(_awaited(reading))
     reading.add_done_callback(lambda _: task.cancel())  # in the gap: before the task resumes
+    await asyncio.sleep(0)
     peer.send(b"hello")
     with pytest.raises(asyncio.CancelledError):
         await task
