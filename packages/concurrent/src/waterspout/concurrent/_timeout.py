@@ -54,51 +54,57 @@ async def with_timeout(
             awaited.
         ValueError: If `timeout` is NaN.
     """
-    if isinstance(future, concurrent.futures.Future):
-        timeout_seconds(timeout)
-        future = asyncio.wrap_future(future)
-    if not inspect.isawaitable(future):
-        raise TypeError(f"future must be awaitable, not {future!r}")
-    try:
-        seconds = timeout_seconds(timeout)
-    except (TypeError, ValueError):
-        if inspect.iscoroutine(future):
-            future.close()
-        raise
+    if not isinstance(future, asyncio.Future):
+        future = _awaitable(timeout, future)
+    seconds = timeout_seconds(timeout)
     if not cancel:
         return await _leave_running(seconds, future)
-    if seconds is None:
-        return await future
+    result: T
+    if seconds is None or (isinstance(future, asyncio.Future) and future.done()):
+        result = await future
+        return result
     if not isinstance(future, asyncio.Future):
         with time_limit(seconds):
             return await future
-    if future.done():
-        result: T = await future
-        return result
-    return await _of_a_future(seconds, future)
-
-
-async def _of_a_future(seconds: float, future: "asyncio.Future[T]") -> T:
     task = asyncio.current_task()
     if task is None:
         raise RuntimeError("with_timeout() must be awaited in a task")
     requests = task.cancelling()
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = future.cancel()
-
+    expired: list[bool] = []
     scheduler = current_scheduler()
-    timer = scheduler.call_later(seconds, expire)
+    timer = scheduler.call_later(seconds, _expire, future, expired)
     try:
-        return await future
+        result = await future
     except asyncio.CancelledError as error:
         if expired and task.cancelling() <= requests:
             raise TimeoutError from error
         raise
     finally:
         scheduler.remove_timeout(timer)
+    return result
+
+
+def _expire(future: "asyncio.Future[T]", expired: list[bool]) -> None:
+    """Cancel a future whose time is up, and say so if it was not done yet."""
+    if future.cancel():
+        expired.append(True)
+
+
+def _awaitable(
+    timeout: Timeout, future: "Awaitable[T] | concurrent.futures.Future[T]"
+) -> Awaitable[T]:
+    """Give what is no asyncio future as what can be awaited, if both arguments are in order."""
+    if not (isinstance(future, concurrent.futures.Future) or inspect.isawaitable(future)):
+        raise TypeError(f"future must be awaitable, not {future!r}")
+    try:
+        timeout_seconds(timeout)
+    except (TypeError, ValueError):
+        if inspect.iscoroutine(future):
+            future.close()
+        raise
+    if isinstance(future, concurrent.futures.Future):
+        return asyncio.wrap_future(future)
+    return future
 
 
 async def _leave_running(seconds: float | None, awaitable: Awaitable[T]) -> T:

@@ -31,6 +31,9 @@ def timeout_seconds(timeout: Timeout, name: str = "timeout") -> float | None:
         TypeError: If it is no number, `timedelta` or `None`.
         ValueError: If it is NaN, or too large for a float.
     """
+    kind = type(timeout)
+    if (kind is float or kind is int) and -TEN_YEARS < timeout < TEN_YEARS:  # type: ignore[operator]
+        return float(timeout)  # type: ignore[arg-type]
     if timeout is None:
         return None
     if isinstance(timeout, timedelta):
@@ -70,6 +73,9 @@ def deadline_of_delay(delay: Timeout, now: float) -> float:
         TypeError: If it is no number or `timedelta`.
         ValueError: If it is NaN.
     """
+    kind = type(delay)
+    if (kind is float or kind is int) and -TEN_YEARS < delay < TEN_YEARS:  # type: ignore[operator]
+        return now + delay  # type: ignore[operator]
     if delay is None:
         raise TypeError("delay must be seconds or a timedelta, not None")
     return deadline_after(delay, now, "delay")
