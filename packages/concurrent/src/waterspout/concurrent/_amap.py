@@ -22,7 +22,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
 from waterspout.ioloop.scheduling import current_scheduler
@@ -180,6 +180,8 @@ class _Work(Generic[R]):
     ) -> None:
         self._call = call
         self._source = source
+        self._asks_source = isinstance(source, AsyncIterator)  # asking each time takes long
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs
         self._limit = limit
         self._ordered = ordered
         self._running: set[asyncio.Future[Any]] = set()  # also the one that asks the source
@@ -219,12 +221,13 @@ class _Work(Generic[R]):
 
     def _begin_more(self) -> None:
         """Take items from the source as long as they are wanted."""
+        source: Any = self._source
         while not self._exhausted and self._pulling is None and self._count() < self._limit:
-            if isinstance(self._source, AsyncIterator):
-                self._pulling = self._start(_pull(self._source), self._on_pulled)
+            if self._asks_source:
+                self._pulling = self._start(_pull(source), self._on_pulled)
                 return
             try:
-                item = next(self._source)
+                item = next(source)
             except StopIteration:
                 self._exhausted = True
             except Exception as error:
@@ -270,7 +273,13 @@ class _Work(Generic[R]):
     def _start(
         self, awaitable: Awaitable[Any], on_done: Callable[..., object]
     ) -> "asyncio.Future[Any]":
-        task = asyncio.ensure_future(awaitable)
+        task: asyncio.Future[Any]
+        if type(awaitable) is CoroutineType:
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            task = self._loop.create_task(awaitable)
+        else:
+            task = asyncio.ensure_future(awaitable)
         self._running.add(task)
         task.add_done_callback(on_done)
         return task
