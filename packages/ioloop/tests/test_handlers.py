@@ -562,3 +562,91 @@ async def test_no_number_of_ready_descriptors_keeps_one_of_them_waiting():
         loop.remove_handler(left)
         left.close()
         right.close()
+
+
+async def test_one_that_lets_a_cancellation_out_keeps_nothing_from_the_others(pair):
+    left, right = pair
+    loop, reports = IOLoop.current(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    cancelled, calls = asyncio.get_running_loop().create_future(), Calls()
+    cancelled.cancel()
+    other, its_end = socket.socketpair()
+    with other, its_end:
+        loop.add_handler(left, lambda *call: cancelled.result(), READ)
+        loop.add_handler(other, calls, READ)
+        right.send(b"x")
+        its_end.send(b"x")
+        await calls.next()
+        await calls.next()
+        loop.remove_handler(left)
+        loop.remove_handler(other)
+    assert {type(report["exception"]) for report in reports} == {asyncio.CancelledError}
+
+
+async def test_a_transports_descriptor_is_refused(pair, loop_name, request):
+    left, right = pair
+    if "threaded" in request.node.name:
+        pytest.skip("that loop has no transports")
+    _, writer = await asyncio.open_connection(sock=left)
+    with pytest.raises(RuntimeError, match="transport"):
+        IOLoop.current().add_handler(left.fileno(), print, READ)
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.only_on("linux")
+@pytest.mark.waterspout("asyncio", "uvloop")
+async def test_a_file_that_cannot_be_let_go_of_costs_no_time(pair):
+    """It was closed before it was removed, and is still open under another number."""
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    closed = os.dup(left.fileno())
+    loop.add_handler(closed, print, READ)
+    loop.add_handler(right, calls, READ)
+    os.close(closed)
+    loop.remove_handler(closed)
+    right.send(b"x")
+    watcher = loop._handlers._watcher
+    epoll = watcher._epoll
+    while watcher._epoll is epoll:
+        await asyncio.sleep(0.001)
+    await settle()
+    assert watcher._epoll.poll(0) == []  # it has stopped telling
+    left.send(b"y")
+    assert await calls.next() == (right, READ)
+    loop.remove_handler(right)
+
+
+@pytest.mark.only_on("linux")
+@pytest.mark.waterspout("asyncio", "uvloop")
+async def test_the_number_of_such_a_file_can_be_watched_again(pair):
+    left, right = pair
+    loop, calls = IOLoop.current(), Calls()
+    number = os.dup(left.fileno())
+    loop.add_handler(right, print, READ)  # so that something is watched all the time
+    loop.add_handler(number, print, READ)
+    os.close(number)
+    loop.remove_handler(number)
+    os.dup2(left.fileno(), number)
+    loop.add_handler(number, calls, READ)
+    right.send(b"x")
+    assert await calls.next() == (number, READ)
+    for source in (number, right):
+        loop.remove_handler(source)
+    os.close(number)
+
+
+async def test_a_loops_own_report_is_used_also_if_it_came_later(pair, monkeypatch):
+    left, right = pair
+    loop, reports = IOLoop.current(), []
+    monkeypatch.setattr(loop, "handle_callback_exception", reports.append, raising=True)
+
+    def fail(source, events):
+        loop.remove_handler(source)
+        raise LookupError
+
+    loop.add_handler(left, fail, READ)
+    right.send(b"x")
+    while not reports:
+        await asyncio.sleep(0.001)
+    assert reports == [fail]

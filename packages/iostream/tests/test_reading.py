@@ -587,3 +587,59 @@ async def test_a_future_whose_bytes_were_given_back_has_none_for_others(pair):
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await stream.read_bytes(5) == b"hello"
+
+
+async def test_a_half_open_stream_that_has_ended_is_not_watched_any_more(make_pair):
+    class Counting(IOStream):
+        events = 0
+
+        def _on_events(self, fd, events):
+            self.events += 1
+            super()._on_events(fd, events)
+
+    stream, peer = make_pair(Counting, half_open=True)
+    reading = stream.read_until(b"\n")
+    peer.socket.shutdown(socket.SHUT_WR)
+    with pytest.raises(StreamClosedError):
+        await reading
+    await settle(50)
+    assert stream.events <= 2
+    await stream.write(b"still open")
+    assert await peer.receive(10) == b"still open"
+
+
+class Shifting(socket.socket):
+    """A socket with a method of its own."""
+
+    def recv_into(self, buffer, *args):
+        size = super().recv_into(buffer, *args)
+        buffer[:size] = bytes(byte + 1 for byte in buffer[:size])
+        return size
+
+
+async def test_a_sockets_own_methods_are_used():
+    left, right = socket.socketpair()
+    with right:
+        async with IOStream(Shifting(fileno=left.detach())) as stream:
+            right.send(b"HAL")
+            assert await stream.read_bytes(3) == b"IBM"
+
+
+class Failing(socket.socket):
+    """A socket that raises what no socket should."""
+
+    def recv(self, *args):
+        raise ValueError("what is this?")
+
+    recv_into = recv
+
+
+async def test_any_error_of_receiving_ends_the_stream(monkeypatch):
+    left, right = socket.socketpair()
+    with right:
+        async with IOStream(Failing(fileno=left.detach())) as stream:
+            monkeypatch.setattr(stream, "_direct", stream.socket)
+            right.send(b"x")
+            with pytest.raises(StreamClosedError) as caught:
+                await stream.read_bytes(3)
+    assert isinstance(caught.value.real_error, ValueError)

@@ -608,3 +608,15 @@ async def test_a_default_timeout_of_sockets_does_not_block_the_loop(server_conte
     finally:
         socket.setdefaulttimeout(None)
     server.close()
+
+
+@pytest.mark.parametrize("first", ["write", "wait_for_handshake"])
+async def test_a_read_that_begins_during_the_handshake(server_context, client_context, first):
+    left, right = socket.socketpair()
+    client = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
+    server = SSLIOStream(right, ssl_options=server_context, server_side=True)
+    async with client, server:
+        client.write(b"ping\n") if first == "write" else client.wait_for_handshake()
+        reading = client.read_until(b"\n")
+        await server.write(b"hello\n")
+        assert await reading == b"hello\n"

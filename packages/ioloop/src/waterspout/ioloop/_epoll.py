@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import select
 from collections.abc import Callable
 
@@ -57,9 +58,14 @@ class EpollWatcher:
         elif handler.events:
             self._epoll.modify(fd, mask)
         else:
+            # As `add_reader`: a transport's descriptor is refused, and a reader's taken over.
+            self._loop.remove_reader(fd)
             if self._epoll.closed:
                 self._begin()
-            self._epoll.register(fd, mask)
+            try:
+                self._epoll.register(fd, mask)
+            except FileExistsError:  # see `_renew`
+                self._epoll.modify(fd, mask)
             self._handlers[fd] = handler
 
     def close(self) -> None:
@@ -70,23 +76,40 @@ class EpollWatcher:
 
     def _begin(self) -> None:
         self._epoll = select.epoll()
+        add_reader: Callable[..., object] = self._loop.add_reader
         try:
-            self._loop.add_reader(self._epoll.fileno(), self._on_ready)
+            # Each handler runs in its own context; this one is nobody's.
+            contextvars.Context().run(add_reader, self._epoll.fileno(), self._on_ready)
         except BaseException:
             self._epoll.close()
             raise
+
+    def _renew(self) -> None:
+        """Take a new epoll, since the kernel watches a file that nobody has asked it for.
+
+        That was closed before its handler was removed, and somebody else has it open (`epoll(7)`):
+        there is no other way to be rid of it.
+        """
+        self.close()
+        self._begin()
+        for handler in self._handlers.values():
+            with contextlib.suppress(OSError):  # another that was closed
+                self._epoll.register(handler.fd, handler.events & (READ | WRITE))
 
     def _on_ready(self) -> None:
         handlers = self._handlers
         # Who is meant is settled first: a handler may remove another and reuse its number.
         told = [(handlers.get(fd), events) for fd, events in self._epoll.poll(0, AT_ONCE)]
         for handler, ready in told:
-            if handler is None:  # it was closed before it was removed, and another has it open
-                continue
+            if handler is None:
+                self._renew()
+                return
             # Who does not ask for errors meets them by reading or writing.
             events = handler.events if ready & _TROUBLE else handler.events & ready
             if events:
                 try:
                     handler.context.run(handler.callback, handler.source, events)
-                except Exception:
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException:  # whatever else one raises, the others get their events
                     handler.context.run(self._report, handler.callback)

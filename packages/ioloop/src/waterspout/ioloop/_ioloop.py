@@ -119,7 +119,7 @@ class IOLoop(Reactor):
         self._time = loop.time
         self._knows_thread: Any = loop if knows_its_thread(loop) else None
         self._alarm = Alarm(loop, self._run)
-        self._handlers = Handlers(loop, self._closed, self.handle_callback_exception)
+        self._handlers = Handlers(loop, self._closed, self._report)
         self._tasks = HeldTasks(loop, self.handle_callback_exception)
         self._executors = Executors(loop)
         self._closing = False
@@ -471,6 +471,9 @@ class IOLoop(Reactor):
                 self._tasks.hold(callback, result)
         except Exception:
             self.handle_callback_exception(callback)
+
+    def _report(self, callback: Callable[..., object]) -> None:
+        self.handle_callback_exception(callback)
 
     def _add_timer(
         self,

@@ -104,7 +104,9 @@ class LoopWatcher:
     def _run(self, callback: EventCallback, source: Any, events: int) -> None:
         try:
             callback(source, events)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             self._report(callback)
 
     def watch(self, handler: Handler, events: int) -> None:

@@ -90,9 +90,9 @@ class ReadBuffer:
             self.start = end
             return taken
         parts = []
-        while size:
-            parts.append(self._take_part(size))
-            size -= len(parts[-1])
+        while size and (part := self._take_part(size)):
+            parts.append(part)
+            size -= len(part)
         return b"".join(parts)
 
     def take_into(self, target: memoryview, size: int) -> None:

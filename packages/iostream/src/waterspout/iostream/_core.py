@@ -88,6 +88,7 @@ class StreamCore:
         "_max_write_buffer_size",
         "_opening",
         "_opening_events",
+        "_quick_size",
         "_reactor",
         "_read",
         "_read_ahead",
@@ -129,7 +130,7 @@ class StreamCore:
             "max_write_buffer_size", max_write_buffer_size, DEFAULT_BUFFER_SIZE
         )
         self._read_ahead = min(READ_AHEAD, self._max_buffer_size)
-        self._read_chunk_size = min(self._read_chunk_size, self._max_buffer_size)
+        self._quick_size = min(self._read_chunk_size, self._max_buffer_size, DEFAULT_CHUNK_SIZE)
         self._half_open = half_open
         self._direct: Any = None  # a socket for short cuts around `read_from_fd`, `write_to_fd`
         self._least_room = 1  # bytes that a receipt must have room for
@@ -547,10 +548,10 @@ class StreamCore:
             and not (buffer.head or buffer.tail or self._opening or self._ended)
         ):  # as `_fill`, in fewer steps
             try:
-                chunk = direct.recv(self._read_chunk_size)
+                chunk = direct.recv(self._quick_size)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:
+            except Exception as error:
                 self._end(error)
             else:
                 if chunk:
@@ -565,7 +566,11 @@ class StreamCore:
                 self._flush()
             if events & READ and not self._ended:
                 self._fill()
-        if direct is not None and self._events == READ and not (buffer.head or buffer.tail):
+        if (
+            direct is not None
+            and self._events == READ
+            and not (buffer.head or buffer.tail or self._ended)
+        ):
             return  # as mostly: what is wanted is watched
         if not self._closed:
             self._update_events()

@@ -179,7 +179,13 @@ class ReadingStream(StreamCore):
                 future.set_result(taken)
                 return future
             unread = len(head) - start
-            if self._events == READ and delimiter and not buffer.tail and unread < self._read_ahead:
+            if (
+                self._events == READ
+                and self._listening
+                and delimiter
+                and not (buffer.tail or self._ended)
+                and unread < self._read_ahead
+            ):
                 until = self._last_until
                 if until is None or until.delimiters[0] is not delimiter:
                     until = self._last_until = ReadUntil((delimiter,), None)

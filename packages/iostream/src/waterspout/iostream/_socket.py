@@ -22,7 +22,7 @@ from waterspout.iostream._tlscontext import (
     check_name,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import MemoryTLSSocket, wrap
+from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels, wrap
 
 if TYPE_CHECKING:
     from waterspout.iostream._tls import SSLIOStream
@@ -73,8 +73,8 @@ class IOStream(BaseIOStream):
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
         socket.setblocking(False)
         self.socket = socket
-        kind = type(self)
-        if kind.read_from_fd is IOStream.read_from_fd and kind.write_to_fd is IOStream.write_to_fd:
+        moves = type(self).read_from_fd, type(self).write_to_fd
+        if moves == _MOVES and (is_kernels(socket) or getattr(socket, "_is_plain", False)):
             self._direct = socket
         self._has_peer = is_connected(socket)
         self._opening = not self._has_peer  # until then nothing is watched or sent
@@ -314,6 +314,9 @@ class IOStream(BaseIOStream):
         openers, self._openers = self._openers, []
         for future in openers:
             fail(future, StreamClosedError(self._reason))
+
+
+_MOVES = IOStream.read_from_fd, IOStream.write_to_fd
 
 
 def is_connected(socket: _socket.socket) -> bool:

@@ -203,4 +203,8 @@ def unwrapped(socket: TLSSocket) -> _socket.socket:
 
 def is_kernels(socket: _socket.socket | MemoryTLSSocket) -> TypeGuard[_socket.socket]:
     """Whether a socket's methods are the kernel's, and not those of one that stands for it."""
-    return type(socket).recv is _socket.socket.recv
+    kind: Any = type(socket)
+    return all(
+        getattr(kind, name, None) is getattr(_socket.socket, name)
+        for name in ("recv", "recv_into", "send")
+    )

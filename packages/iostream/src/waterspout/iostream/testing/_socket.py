@@ -31,6 +31,8 @@ def os_error(code: int) -> OSError:
 class SimulatedSocket(_socket.socket):
     """A TCP socket of a `SimulatedNetwork`, which makes it."""
 
+    _is_plain = True  # whichever method moves bytes, they are the same
+
     network: SimulatedNetwork
 
     def __new__(cls, network: SimulatedNetwork, family: int) -> Self:
