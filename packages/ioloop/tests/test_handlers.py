@@ -528,8 +528,9 @@ async def test_a_descriptor_that_another_holds_open_tells_nothing_once_it_was_re
 
 
 @pytest.mark.only_on("linux", "darwin")
-def test_one_that_ends_the_loop_leaves_the_others_their_events(waterspout_loops):
-    loop, seen = IOLoop(waterspout_loops["asyncio"](), make_current=False), []
+@pytest.mark.parametrize("kind", ["asyncio", "asyncio-readers"])
+def test_one_that_ends_the_loop_leaves_the_others_their_events(waterspout_loops, kind):
+    loop, seen = IOLoop(waterspout_loops[kind](), make_current=False), []
     pipes = [os.pipe() for _ in range(3)]
 
     def handler(source, events):

@@ -72,7 +72,7 @@ class IOStream(BaseIOStream):
         if socket.fileno() < 0 or socket.type != _socket.SOCK_STREAM:
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
         socket.setblocking(False)
-        self.socket = socket
+        self.socket: _socket.socket = socket
         moves = type(self).read_from_fd, type(self).write_to_fd
         if moves == _MOVES and (is_kernels(socket) or getattr(socket, "_is_plain", False)):
             self._direct = socket
