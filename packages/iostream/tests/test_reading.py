@@ -578,8 +578,8 @@ async def test_a_read_that_begins_in_the_gap_of_another_comes_after_it(pair):
 async def test_a_future_whose_bytes_were_given_back_has_none_for_others(pair):
     stream, peer = pair
     reading = stream.read_bytes(5)
-    task = asyncio.create_task(_awaited(reading))
     reading.add_done_callback(lambda _: task.cancel())  # in the gap: before the task resumes
+    task = asyncio.create_task(_awaited(reading))
     await asyncio.sleep(0)
     peer.send(b"hello")
     with pytest.raises(asyncio.CancelledError):

@@ -162,11 +162,12 @@ class SSLIOStream(IOStream):
         super().close_fd()
 
     def read_from_fd(self, buf: memoryview) -> int | None:
+        engine: Any = self.socket
         end, self._held_end = self._held_end, None
         received = 0
         while end is None and len(buf) - received >= RECORD:
             try:
-                size: Any = self.socket.read(len(buf) - received, buf[received:])
+                size = engine.read(len(buf) - received, buf[received:])
             except ssl.SSLWantReadError:
                 return received or None
             except ssl.SSLWantWriteError:
@@ -266,7 +267,8 @@ class SSLIOStream(IOStream):
     def _wrap(self, context: ssl.SSLContext) -> None:
         check_name(context, self._server_side, self._server_hostname)
         plain: Any = self.socket
-        self.socket = wrap(plain, context, self._server_side, self._server_hostname)
+        wrapped = wrap(plain, context, self._server_side, self._server_hostname)
+        self.socket = wrapped  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:
