@@ -1,4 +1,4 @@
-"""The machinery of a stream: when bytes are moved, and who gets them.
+"""What a stream consists of: its state, its descriptor, what is watched, and its end.
 
 Rules:
 
@@ -18,45 +18,19 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
 from waterspout.iostream._buffer import ReadBuffer, WriteBuffer
-from waterspout.iostream._checks import check_callback, positive_size
-from waterspout.iostream._errors import (
-    StreamBufferFullError,
-    StreamClosedError,
-    UnsatisfiableReadError,
-)
-from waterspout.iostream._future import ReadFuture
-from waterspout.iostream._reads import NOT_YET, NotYet, Read, ReadBytes, ReadUntil
-
-R = TypeVar("R")
+from waterspout.iostream._checks import positive_size
+from waterspout.iostream._reads import Read, ReadUntil
 
 READ_AHEAD = 256 * 1024
 """Bytes that a stream reads before anybody asks for them."""
 DEFAULT_BUFFER_SIZE = 100 * 1024 * 1024
 """The default of `max_buffer_size` and `max_write_buffer_size`, in bytes."""
-FLUSH_AT_MOST = 1024 * 1024
-"""Bytes sent before the loop gets its turn, about."""
-FILL_AT_MOST = 1024 * 1024
-"""Bytes received before the loop gets its turn, about."""
-QUICK = 16 * 1024
-"""Bytes of which it is likely that they come at once."""
 DEFAULT_CHUNK_SIZE = 64 * 1024
 """The default of `read_chunk_size`, in bytes. Larger ones cost more in page faults."""
-
-
-def _scratch_of(loop: Any, size: int) -> memoryview:
-    """One piece of memory a loop, for all its streams to receive into.
-
-    A loop runs in one thread at a time, and what is received is copied out of there at once.
-    """
-    memory: memoryview | None = getattr(loop, "_waterspout_scratch", None)
-    if memory is None or len(memory) < size:
-        memory = loop._waterspout_scratch = memoryview(bytearray(size))
-    return memory[:size]
 
 
 class StreamCore:
@@ -210,281 +184,17 @@ class StreamCore:
         """
         raise NotImplementedError(f"{type(self).__name__} must define shut_down_fd()")
 
-    # Reading
+    # What the halves of a stream do
 
-    def reading(self) -> bool:
-        """Whether a read is pending."""
-        return self._read_future is not None and not self._read_future.done()
+    def _on_events(self, fd: int, events: int) -> None:
+        """The descriptor is ready."""
+        raise NotImplementedError
 
-    def _start_read(
-        self, read: Read[R], callback: Callable[[R], object] | None
-    ) -> "asyncio.Future[R]":
-        if callback is not None:
-            check_callback("callback", callback)
-        if self._read_future is not None and not self._read_future.done():
-            raise RuntimeError("another read of this stream is pending")
-        if not read.can_fit(0, self._max_buffer_size):
-            raise StreamBufferFullError(
-                f"the read can never fit: max_buffer_size={self._max_buffer_size}"
-            )
-        self._use_reactor()
-        if self._opening:
-            self._open()
-        result: Any = NOT_YET
-        if self._gap is None and (len(self._read_buffer) >= read.least or self._ended):
-            result = self._attempt(read)
-        future: asyncio.Future[R]
-        if result is not NOT_YET:
-            future = asyncio.Future(loop=self._loop)
-            future.set_result(result)
-        else:
-            # Who gives a callback has the result, however the future is awaited.
-            if callback is None:
-                future = self._wait_for(read)
-            else:
-                future = asyncio.Future(loop=self._loop)
-                self._read, self._read_future = read, future
-            self._listening = True
-        try:
-            self._update_events()
-        except OSError:  # it cannot be watched
-            self._read = self._read_future = None
-            if result is not NOT_YET:
-                self._read_buffer.give_back(read.undo(result))
-            raise
-        if callback is not None:
-            future.add_done_callback(partial(self._deliver, callback))
-        return future
+    def _fail_writes(self, error: BaseException | None) -> None:
+        """Nothing can be sent any more."""
+        raise NotImplementedError
 
-    def _wait_for(self, read: Read[R]) -> "ReadFuture[R]":
-        """Start a read of which it is known that it must wait, and that reading goes on."""
-        future: ReadFuture[R] = ReadFuture(loop=self._loop)
-        future.stream = self
-        future.awaiting = 0
-        future.returned = False
-        self._read, self._read_future = read, future
-        return future
-
-    def _ready(self, taken: bytes) -> "asyncio.Future[bytes]":
-        """A future of bytes that were taken out of the buffer already."""
-        if self._events != READ:
-            self._read_on(taken)
-        future: asyncio.Future[bytes] = asyncio.Future(loop=self._loop)
-        future.set_result(taken)
-        return future
-
-    def _read_on(self, taken: bytes) -> None:
-        """Reading ahead may have stopped, and can go on now that some bytes were taken."""
-        try:
-            self._update_events()
-        except OSError:  # it cannot be watched
-            self._read_buffer.give_back(taken)
-            raise
-
-    def _attempt(self, read: Read[R]) -> "R | NotYet":
-        """Take a read's result out of the buffer, or raise what it comes to."""
-        result = read.attempt(self._read_buffer)
-        return self._end_of(read) if result is NOT_YET else result
-
-    def _end_of(self, read: Read[Any]) -> Any:
-        """What becomes of a read that has not got its bytes."""
-        buffer = self._read_buffer
-        result: Any = NOT_YET
-        if self._ended:
-            result = NOT_YET if self._reason is not None else read.at_end(buffer)
-            if result is NOT_YET:
-                raise StreamClosedError(self._reason, partial=buffer.peek(len(buffer)))
-        elif not read.can_fit(len(buffer), self._max_buffer_size):
-            raise StreamBufferFullError(
-                f"{len(buffer)} bytes without a result: max_buffer_size={self._max_buffer_size}"
-            )
-        return result
-
-    def _try_read(self) -> None:
-        """Give the pending read its result, if there is one."""
-        read, future = self._read, self._read_future
-        if read is None or future is None or self._gap is not None:
-            return
-        if not future.done():
-            try:
-                result = read.attempt(self._read_buffer)
-                if result is NOT_YET:
-                    result = self._end_of(read)
-            except (StreamClosedError, StreamBufferFullError, UnsatisfiableReadError) as error:
-                fail(future, error)
-            else:
-                if result is NOT_YET:
-                    return
-                future.set_result(result)
-                if type(future) is ReadFuture:
-                    if future.awaiting:
-                        self._gap = read
-                    else:  # nobody can be cancelled in the gap, so it may let go
-                        future.stream = None
-        self._read = self._read_future = None
-        if self._closed:
-            self._maybe_run_close_callback()
-
-    def _settled(self, result: Any, returned: bool) -> None:
-        """The task of a read has resumed, or never will."""
-        read, self._gap = self._gap, None
-        if returned and read is not None and not self._dropped:
-            self._read_buffer.give_back(read.undo(result))
-        self._try_read()
-        self._update_events()
-
-    def _read_cancelled(self) -> None:
-        """The pending read was cancelled, just now."""
-        self._recall()
-        self._read = self._read_future = None
-
-    def _recall(self) -> None:
-        """Have what was received straight into a caller's memory in the buffer instead."""
-        if self._read is not None and (placed := self._read.recall()):
-            self._read_buffer.give_back(placed)
-
-    def _fill(self) -> None:
-        """Receive a chunk; more of them for a read that would rather have more first."""
-        more = self._receive()
-        read = self._read
-        if read is None:
-            return
-        if more and read.patience:
-            start = len(self._read_buffer)
-            while (size := len(self._read_buffer)) < read.patience and self._receive():
-                if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
-                    self._use_reactor().add_callback(self._fill_on)
-                    return
-        self._try_read()
-
-    def _fill_on(self) -> None:
-        if not self._closed and self._wanted_events() & READ:
-            self._on_events(self._watched, READ)
-
-    def _receive(self) -> bool:
-        """Receive what is there, up to one chunk, and to what may be gathered."""
-        buffer, read = self._read_buffer, self._read
-        target = None
-        if read is not None and read.takes_memory and not len(buffer):
-            target = self._room_of(read)
-        if target is None:
-            limit = self._read_ahead if read is None else self._max_buffer_size
-            size = min(self._read_chunk_size, limit - len(buffer))
-            if self._scratch is None:
-                self._scratch = _scratch_of(self._loop, self._read_chunk_size)
-            chunk = self._scratch[: max(size, self._least_room)]
-        else:
-            chunk = target
-        try:
-            received = self.read_from_fd(chunk)
-        except Exception as error:
-            self._end(error)
-            return False
-        if received:
-            if target is None or read is None:
-                buffer.append(chunk[:received])
-            else:
-                read.place(received)
-            return True
-        if received is not None:
-            self._end(None)
-        return False
-
-    def _room_of(self, read: Read[Any]) -> memoryview | None:
-        """The memory that a read may be given its bytes in, if there is no doubt about it."""
-        future = self._read_future
-        if self._gap is not None or not isinstance(future, ReadFuture) or future.done():
-            return None
-        room = read.room()
-        return room[: self._read_ahead] if len(room) >= self._least_room else None
-
-    def _end(self, error: BaseException | None) -> None:
-        """Nothing more will come."""
-        self._ended = True
-        self._reason = error
-        self.error = self.error or error
-        self._recall()
-        self._try_read()
-        if error is not None or not self._has_more_to_send():
-            self._close_now()
-
-    def _has_more_to_send(self) -> bool:
-        """Whether the stream is to stay open for writing, after the other end's end."""
-        if self._write_error is not None:
-            return False
-        return self._write_buffer.size > 0 or (self._half_open and not self._eof_wanted)
-
-    # Writing
-
-    def _send(self, view: memoryview) -> int:
-        """Hand bytes to the kernel; if that fails, all writes fail."""
-        try:
-            sent = self.write_to_fd(view)
-        except Exception as error:
-            self._fail_writes(error)
-            return 0
-        self._written += sent
-        return sent
-
-    def _flush(self) -> None:
-        """Hand what waits to the kernel, as far as it takes it, and some at most."""
-        buffer = self._write_buffer
-        budget = FLUSH_AT_MOST
-        while buffer.size and budget > 0:
-            with buffer.first() as view:
-                part = view[:budget]
-                sent, size = self._send(part), len(part)
-                part.release()
-            if self._write_error is not None:
-                return
-            buffer.advance(sent)
-            budget -= sent
-            if sent < size:
-                break
-        self._tell_writers()
-        if self._room is not None and not (buffer.size or self._room.done()):
-            self._room.set_result(None)
-        if self._eof_wanted and not (buffer.size or self._eof_sent):
-            self._send_eof()
-        if self._ended and not self._has_more_to_send():
-            self._close_now()
-
-    def _send_eof(self) -> None:
-        self._eof_sent = True
-        try:
-            self.shut_down_fd()
-        except OSError as error:
-            self._fail_writes(error)
-            return
-        for future in self._eof_waiters:
-            if not future.done():
-                future.set_result(None)
-
-    async def _until_room(self) -> None:
-        """Wait until all writes are sent and the kernel would take more."""
-        self._room = self._use_reactor().create_future()
-        try:
-            self._open()
-            self._update_events()
-            await self._room
-        finally:
-            self._room = None
-            if not self._closed:
-                self._update_events()
-        if self._closed or self._write_error is not None:  # in the gap
-            raise StreamClosedError(self._write_error or self._reason)
-
-    def _tell_writers(self) -> None:
-        """Resolve the writes of which all is handed over."""
-        waiters = self._write_waiters
-        while waiters and waiters[0][0] <= self._written:
-            _, future = waiters.popleft()
-            if not future.done():
-                future.set_result(None)
-        if not waiters:
-            self._write_waiters = None
-
-    # Events
+    # Watching
 
     def _use_reactor(self) -> Reactor:
         reactor = self._reactor
@@ -502,6 +212,10 @@ class StreamCore:
 
     def _advance_opening(self) -> None:
         """Go on with that; called when one of `_opening_events` has come."""
+
+    def reading(self) -> bool:
+        """Whether a read is pending."""
+        return self._read_future is not None and not self._read_future.done()
 
     def _wanted_events(self) -> int:
         if self._opening:
@@ -539,41 +253,7 @@ class StreamCore:
             reactor.update_handler(self._watched, events)
         self._events = events
 
-    def _on_events(self, fd: int, events: int) -> None:
-        direct, read, buffer = self._direct, self._read, self._read_buffer
-        if (
-            direct is not None
-            and events == READ
-            and (type(read) is ReadUntil or (type(read) is ReadBytes and read.size <= QUICK))
-            and not (buffer.head or buffer.tail or self._opening or self._ended)
-        ):  # as `_fill`, in fewer steps
-            try:
-                chunk = direct.recv(self._quick_size)
-            except (BlockingIOError, InterruptedError):
-                return
-            except Exception as error:
-                self._end(error)
-            else:
-                if chunk:
-                    buffer.head = chunk
-                    self._try_read()
-                else:
-                    self._end(None)
-        elif self._opening:
-            self._advance_opening()
-        else:
-            if events & WRITE:
-                self._flush()
-            if events & READ and not self._ended:
-                self._fill()
-        if (
-            direct is not None
-            and self._events == READ
-            and not (buffer.head or buffer.tail or self._ended)
-        ):
-            return  # as mostly: what is wanted is watched
-        if not self._closed:
-            self._update_events()
+    # The end
 
     def _close_now(self) -> None:
         """Close the descriptor and tell everybody."""
@@ -593,24 +273,6 @@ class StreamCore:
         except OSError as error:  # somebody else has closed it
             if self._reactor is not None:
                 self._reactor.add_callback(_raise, error)
-
-    def _fail_writes(self, error: BaseException | None) -> None:
-        """Nothing can be sent any more. Reads go on to the end, which then closes the stream."""
-        self._write_error = error
-        self.error = self.error or (None if self._closed else error)
-        self._write_buffer.clear()
-        self._tell_writers()
-        waiters, self._write_waiters = self._write_waiters, None
-        for _, future in waiters or ():
-            fail(future, StreamClosedError(error))
-        for future in self._eof_waiters:
-            fail(future, StreamClosedError(error))
-        if self._room is not None:
-            fail(self._room, StreamClosedError(error))
-        if self._ended:
-            self._close_now()
-        else:
-            self._listening = True
 
     def _maybe_run_close_callback(self) -> None:
         callback = self._close_callback

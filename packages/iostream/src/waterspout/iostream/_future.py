@@ -17,7 +17,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from waterspout.iostream._core import StreamCore
+    from waterspout.iostream._receiving import ReceivingStream
 
 R = TypeVar("R")
 
@@ -36,7 +36,7 @@ class ReadFuture(asyncio.Future[R]):
 
     __slots__ = ("awaiting", "returned", "stream")
 
-    stream: StreamCore | None
+    stream: ReceivingStream | None
     awaiting: int
     returned: bool
 

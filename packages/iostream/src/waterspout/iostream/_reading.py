@@ -10,7 +10,6 @@ from typing import Self, TypeAlias
 
 from waterspout.ioloop.scheduling import READ
 from waterspout.iostream._checks import bytes_pattern, bytes_view, check_callback, count
-from waterspout.iostream._core import StreamCore
 from waterspout.iostream._errors import StreamClosedError
 from waterspout.iostream._reads import (
     Emit,
@@ -24,6 +23,7 @@ from waterspout.iostream._reads import (
     StreamBytes,
     StreamUntilClose,
 )
+from waterspout.iostream._receiving import ReceivingStream
 
 _Future = asyncio.Future
 
@@ -31,7 +31,7 @@ StreamCallback: TypeAlias = Callable[[bytes], object]
 """Takes the bytes that were read."""
 
 
-class ReadingStream(StreamCore):
+class ReadingStream(ReceivingStream):
     """The reading half of `BaseIOStream`."""
 
     __slots__ = ()

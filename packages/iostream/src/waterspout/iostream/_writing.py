@@ -1,0 +1,255 @@
+"""Writing: what a stream's users call, and how bytes are handed to the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from waterspout.iostream._buffer import BytesLike
+from waterspout.iostream._checks import bytes_view, check_callback
+from waterspout.iostream._core import StreamCore, fail
+from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError
+
+FLUSH_AT_MOST = 1024 * 1024
+"""Bytes sent before the loop gets its turn, about."""
+
+
+class WritingStream(StreamCore):
+    """The writing half of `BaseIOStream`."""
+
+    __slots__ = ()
+
+    can_write_eof = False
+
+    def write(
+        self, data: BytesLike, callback: Callable[[], object] | None = None
+    ) -> "asyncio.Future[None]":
+        """Send bytes, after those of earlier writes.
+
+        Cancelling the future changes nothing: the bytes are sent whole.
+
+        Args:
+            data: Contiguous bytes. They may be sent from where they are, so they must not change
+                until the future is done.
+            callback: Called on the loop, without arguments, once all of it is handed over; not if
+                the future was cancelled.
+
+        Returns:
+            A future that is done when all of it is handed to the kernel, or has
+            `StreamClosedError`.
+
+        Raises:
+            TypeError: If `data` is not bytes-like, or `callback` cannot be called.
+            StreamBufferFullError: If other writes wait, and together they are more than
+                `max_write_buffer_size`. Nothing of this one is sent.
+            StreamClosedError: If the stream is closed.
+            RuntimeError: If no loop is running.
+        """
+        if (
+            type(data) is bytes
+            and callback is None
+            and len(data) <= FLUSH_AT_MOST
+            and self._sent is not None
+            and not self._write_buffer.size
+            and not (self._opening or self._closed or self._eof_wanted or self._sending_file)
+            and self._write_error is None
+        ):  # as in `_write`, in fewer steps; and mostly the kernel takes all of it
+            try:
+                direct = self._direct
+                sent = self.write_to_fd(memoryview(data)) if direct is None else direct.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except Exception as error:
+                self._fail_writes(error)
+                self._update_events()
+                raise StreamClosedError(error) from error
+            self._written += sent
+            if sent == len(data):
+                return self._sent
+            return self._wait_to_send(memoryview(data)[sent:])
+        view = bytes_view("data", data)
+        check_callback("callback", callback)
+        if self._sending_file:
+            raise RuntimeError("a file is being sent: wait for sendfile() to be done")
+        future = self._write(view)
+        if callback is not None:
+            future.add_done_callback(partial(self._deliver, lambda _: callback()))
+        return future
+
+    def write_eof(self) -> "asyncio.Future[None]":
+        """Close the sending side, once all that was written is sent. Reading goes on.
+
+        Cancelling the future changes nothing. A second call waits for the same.
+
+        Returns:
+            A future that is done when the other end can see it, or has `StreamClosedError`.
+
+        Raises:
+            NotImplementedError: If the stream cannot do that, such as one of TLS.
+            StreamClosedError: If the stream is closed.
+            RuntimeError: If no loop is running.
+        """
+        if not self.can_write_eof:
+            raise NotImplementedError(f"{type(self).__name__} cannot be closed for writing alone")
+        if self._sending_file:
+            raise RuntimeError("a file is being sent: wait for sendfile() to be done")
+        if self._write_error is not None or not self._eof_wanted:
+            self._check_can_write()
+        future: asyncio.Future[None] = self._use_reactor().create_future()
+        if self._eof_sent:
+            future.set_result(None)
+            return future
+        self._eof_waiters.append(future)
+        self._eof_wanted = True
+        self._open()
+        if not self._opening:
+            self._flush()
+            self._update_events()
+        return future
+
+    def writing(self) -> bool:
+        """Whether bytes wait to be handed to the kernel."""
+        return self._write_buffer.size > 0
+
+    # What is to be sent
+
+    def _check_can_write(self) -> None:
+        if self._closed or self._write_error is not None:
+            raise StreamClosedError(self._write_error or self._reason)
+        if self._eof_wanted:
+            raise RuntimeError("write_eof() was called: nothing can be written any more")
+
+    def _write(self, view: memoryview) -> "asyncio.Future[None]":
+        self._check_can_write()
+        unsent = self._write_buffer.size
+        if unsent and unsent + len(view) > self._max_write_buffer_size:
+            raise StreamBufferFullError(
+                f"{len(view)} bytes do not fit behind {unsent} unsent ones: "
+                f"max_write_buffer_size={self._max_write_buffer_size}"
+            )
+        self._use_reactor()
+        self._open()
+        self._check_can_write()
+        if not unsent and not self._opening:
+            view = view[self._send(view[:FLUSH_AT_MOST]) :]
+            if self._write_error is not None:
+                self._update_events()
+                raise StreamClosedError(self._write_error)
+        return self._wait_to_send(view)
+
+    def _make_sent(self) -> "asyncio.Future[None]":
+        """The future of all writes that the kernel took at once."""
+        self._sent = self._use_reactor().create_future()
+        self._sent.set_result(None)
+        return self._sent
+
+    def _wait_to_send(self, view: memoryview) -> "asyncio.Future[None]":
+        self._write_buffer.append(view)
+        if not self._write_buffer.size:
+            return self._sent or self._make_sent()
+        future: asyncio.Future[None] = self._use_reactor().create_future()
+        if self._write_waiters is None:
+            self._write_waiters = deque()
+        self._write_waiters.append((self._written + self._write_buffer.size, future))
+        try:
+            self._update_events()
+        except OSError as error:  # it cannot be watched, and a part may be sent
+            self._fail_writes(error)
+            raise StreamClosedError(error) from error
+        return future
+
+    # Sending
+
+    def _send(self, view: memoryview) -> int:
+        """Hand bytes to the kernel; if that fails, all writes fail."""
+        try:
+            sent = self.write_to_fd(view)
+        except Exception as error:
+            self._fail_writes(error)
+            return 0
+        self._written += sent
+        return sent
+
+    def _flush(self) -> None:
+        """Hand what waits to the kernel, as far as it takes it, and some at most."""
+        buffer = self._write_buffer
+        budget = FLUSH_AT_MOST
+        while buffer.size and budget > 0:
+            with buffer.first() as view:
+                part = view[:budget]
+                sent, size = self._send(part), len(part)
+                part.release()
+            if self._write_error is not None:
+                return
+            buffer.advance(sent)
+            budget -= sent
+            if sent < size:
+                break
+        self._tell_writers()
+        if self._room is not None and not (buffer.size or self._room.done()):
+            self._room.set_result(None)
+        if self._eof_wanted and not (buffer.size or self._eof_sent):
+            self._send_eof()
+        if self._ended and not self._has_more_to_send():
+            self._close_now()
+
+    def _send_eof(self) -> None:
+        self._eof_sent = True
+        try:
+            self.shut_down_fd()
+        except OSError as error:
+            self._fail_writes(error)
+            return
+        for future in self._eof_waiters:
+            if not future.done():
+                future.set_result(None)
+
+    async def _until_room(self) -> None:
+        """Wait until all writes are sent and the kernel would take more."""
+        self._room = self._use_reactor().create_future()
+        try:
+            self._open()
+            self._update_events()
+            await self._room
+        finally:
+            self._room = None
+            if not self._closed:
+                self._update_events()
+        if self._closed or self._write_error is not None:  # in the gap
+            raise StreamClosedError(self._write_error or self._reason)
+
+    def _tell_writers(self) -> None:
+        """Resolve the writes of which all is handed over."""
+        waiters = self._write_waiters
+        while waiters and waiters[0][0] <= self._written:
+            _, future = waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+        if not waiters:
+            self._write_waiters = None
+
+    def _has_more_to_send(self) -> bool:
+        """Whether the stream is to stay open for writing, after the other end's end."""
+        if self._write_error is not None:
+            return False
+        return self._write_buffer.size > 0 or (self._half_open and not self._eof_wanted)
+
+    def _fail_writes(self, error: BaseException | None) -> None:
+        """Nothing can be sent any more. Reads go on to the end, which then closes the stream."""
+        self._write_error = error
+        self.error = self.error or (None if self._closed else error)
+        self._write_buffer.clear()
+        self._tell_writers()
+        waiters, self._write_waiters = self._write_waiters, None
+        for _, future in waiters or ():
+            fail(future, StreamClosedError(error))
+        for future in self._eof_waiters:
+            fail(future, StreamClosedError(error))
+        if self._room is not None:
+            fail(self._room, StreamClosedError(error))
+        if self._ended:
+            self._close_now()
+        else:
+            self._listening = True
