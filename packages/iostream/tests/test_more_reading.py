@@ -90,7 +90,8 @@ async def test_the_whole_search_is_linear(make_pair):
     pattern = Counting(re.compile(b"!"))
     reading = stream._start_read(ReadUntilRegex(pattern, None), None)
     await asyncio.get_running_loop().sock_sendall(peer.socket, b"x" * size)
-    await asyncio.sleep(0.01)
+    while len(stream._read_buffer) < size:
+        await asyncio.sleep(0.001)
     # However the kernel divides it: most of what a thousand receptions bring is not looked at.
     looked_at = pattern.looked_at
     assert looked_at < 100 * size

@@ -7,7 +7,7 @@ import ssl
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import READ, IOLoop
@@ -130,7 +130,6 @@ LINKS = st.builds(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(
     link=LINKS,
     writes=st.lists(st.integers(0, 60), max_size=12),

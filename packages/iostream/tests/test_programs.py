@@ -144,7 +144,7 @@ def contexts(server_context, client_context):
     return server_context, client_context
 
 
-some = settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+some = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -6,7 +6,7 @@ import gc
 import socket
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import READ, IOLoop
@@ -467,7 +467,6 @@ STEPS = st.lists(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(steps=STEPS, read_chunk_size=st.sampled_from([1, 3, 65536]))
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
 def test_any_program_of_reads_loses_no_byte(waterspout_loops, loop_name, steps, read_chunk_size):
