@@ -131,7 +131,7 @@ def integration(session: nox.Session) -> None:
 def variants(session: nox.Session, package: str) -> None:
     """A package's quick tests in Python's development mode, and with tasks that start eagerly."""
     session.install(*_wheels(session, [package]), *TABLE[package].test_requirements)
-    tests = [str(TABLE[package].path / "tests"), "-m", "not slow"]
+    tests = [str(TABLE[package].path / "tests"), "-m", "not slow and not proof"]
     _pytest(session, *tests, python=("python", "-X", "dev", "-m", "pytest"))
     version = session.run(
         "python", "-c", "import sys; print(sys.version_info >= (3, 12))", silent=True
@@ -143,14 +143,17 @@ def variants(session: nox.Session, package: str) -> None:
 @nox.session
 @each_package
 def coverage(session: nox.Session, package: str) -> None:
-    """Branch coverage of a package by its own tests; its `pyproject.toml` says what it must be."""
+    """Branch coverage of a package by its own tests; its `pyproject.toml` says what it must be.
+
+    Without the proofs, which go the same ways again and again.
+    """
     chosen = TABLE[package]
     session.install(*_wheels(session, [package]), *chosen.test_requirements, *_group("coverage"))
     data = Path(session.create_tmp()).resolve() / "coverage"
     env = {"COVERAGE_FILE": str(data), "COVERAGE_RCFILE": str(ROOT / "pyproject.toml")}
     _pytest(
         session,
-        str(chosen.path / "tests"),
+        *(str(chosen.path / "tests"), "-m", "not proof"),
         python=("coverage", "run", "-m", "pytest"),
         env=env,
     )

@@ -13,7 +13,7 @@ import pytest
 from waterspout.concurrent import amap, chain_future, run_on_executor, with_timeout
 from waterspout.ioloop.testing import cancel_everywhere, explore
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 
 class Chosen(concurrent.futures.Executor):

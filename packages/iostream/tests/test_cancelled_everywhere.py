@@ -9,7 +9,7 @@ from waterspout.ioloop.testing import cancel_everywhere
 from waterspout.iostream import StreamClosedError, connect_tcp, serve_tcp
 from waterspout.iostream.testing import Link, SimulatedNetwork
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 DATA = b"first line\nsecond\n" + bytes(range(60)) + b"!the rest of it"
 

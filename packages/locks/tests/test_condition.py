@@ -425,6 +425,7 @@ async def hold(state):
 OPERATIONS = [wait_under_lock, notify_under_lock, hold]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("timeout", [None, 5])
 @pytest.mark.parametrize(
     "operations",
@@ -450,6 +451,7 @@ def test_cancelled_anywhere_no_notification_is_lost_and_the_lock_is_free(operati
     cancel_everywhere(scenario, check, state=lambda: State(timeout))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "operations",
     [

@@ -107,6 +107,28 @@ async def test_a_permit_that_nobody_takes_is_put_back(make):
 
 
 @LOCKS
+@pytest.mark.parametrize("moment", ["waiting", "served"])
+async def test_a_block_that_is_cancelled_before_it_is_entered_passes_its_permit_on(make, moment):
+    lock, entered = make(), []
+
+    async def work():
+        async with lock:
+            entered.append(asyncio.current_task())
+
+    await lock.acquire()
+    first, second = await start(2, work)
+    if moment == "served":
+        lock.release()
+    first.cancel()
+    if moment == "waiting":
+        lock.release()
+    await second
+    assert first.cancelled()
+    assert entered == [second]
+    assert not lock.locked()
+
+
+@LOCKS
 @virtual
 async def test_timeouts(make):
     lock = make()
@@ -228,6 +250,21 @@ def test_bad_values_are_refused(make):
         make(-1)
     with pytest.raises(TypeError, match="value must be an integer, not None"):
         make(None)
+
+
+async def test_statistics_tell_the_state():
+    lock, semaphore, event = Lock(), Semaphore(2), Event()
+    await lock.acquire()
+    tasks = [*await start(1, lock.acquire), *await start(3, semaphore.acquire)]
+    tasks += await start(2, event.wait)
+    assert (lock.statistics().locked, lock.statistics().waiters) == (True, 1)
+    assert (semaphore.statistics().value, semaphore.statistics().waiters) == (0, 1)
+    assert (event.statistics().is_set, event.statistics().waiters) == (False, 2)
+    event.set()
+    semaphore.release()
+    lock.release()
+    await asyncio.gather(*tasks)
+    assert event.statistics().is_set
 
 
 async def test_reprs_tell_the_state():

@@ -9,7 +9,7 @@ import pytest
 from waterspout.ioloop.testing import cancel_everywhere, explore, simulate
 from waterspout.locks import BoundedSemaphore, Event, Lock, Semaphore
 
-pytestmark = pytest.mark.slow  # not each, but all of them
+pytestmark = pytest.mark.proof
 
 LOCKS = [Lock, Semaphore, BoundedSemaphore, lambda: Semaphore(2)]
 by_lock = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from waterspout.ioloop.testing import cancel_everywhere, explore, simulate
 from waterspout.queues import LifoQueue, PriorityQueue, Queue, QueueShutDown
 
-pytestmark = pytest.mark.slow  # not each, but all of them
+pytestmark = pytest.mark.proof
 by_kind = pytest.mark.parametrize("kind", [Queue, LifoQueue, PriorityQueue])
 
 

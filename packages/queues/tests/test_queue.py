@@ -141,6 +141,19 @@ async def test_a_cancelled_put_has_put_nothing_and_its_place_goes_on():
     queue.put_nowait(5)
 
 
+async def test_a_place_is_free_if_who_waits_for_it_was_cancelled_just_now():
+    queue = Queue(1)
+    queue.put_nowait(0)
+    [putting] = await start(queue.put(1))
+    putting.cancel()
+    assert queue.get_nowait() == 0
+    queue.put_nowait(2)
+    await settle()
+    assert putting.cancelled()
+    assert queue.get_nowait() == 2
+    assert queue.empty()
+
+
 @virtual
 async def test_timeouts():
     queue, loop = Queue(1), asyncio.get_running_loop()
