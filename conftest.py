@@ -9,6 +9,7 @@
 -   Whatever is left behind fails the test that left it, and so does a log record of a warning or
     worse; one that is expected is taken out by `caplog.clear()`. Unclosed files and the like are
     warnings, and these are errors.
+-   Hypothesis does not mind how long an example takes: that says how busy the machine is.
 """
 
 import asyncio
@@ -27,6 +28,14 @@ try:
     import uvloop
 except ImportError:  # there is none for Windows
     uvloop = None
+
+try:
+    from hypothesis import settings
+except ImportError:  # what crosses packages does without
+    pass
+else:
+    settings.register_profile("waterspout", deadline=None)
+    settings.load_profile("waterspout")
 
 pytest_plugins = ["pytester"]
 

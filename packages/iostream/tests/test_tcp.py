@@ -466,9 +466,11 @@ async def test_a_connection_that_is_gone_already():
 
 
 @pytest.mark.only_on("linux")
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(10))
-async def test_the_winner_is_closed_when_cancelled_while_losers_end(addresses, black_hole, steps):
+async def test_the_winner_is_closed_when_cancelled_while_losers_end(
+    addresses, black_hole, steps, monkeypatch
+):
+    monkeypatch.setattr("waterspout.iostream._connect.ATTEMPT_DELAY", 0.01)
     async with await serve_tcp(echo, LOCAL) as server:
         addresses["host"] = [
             (socket.AF_INET, (LOCAL, black_hole)),
