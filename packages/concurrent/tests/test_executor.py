@@ -278,7 +278,7 @@ def test_a_name_that_leads_nowhere_raises_when_called_and_not_before():
         ("math", "factorial", LookupError),
         ("math", "no_such_function", LookupError),
     ]:
-        missing = _find(module, name)
+        missing = _find(module, name, {})
         with pytest.raises(error):
             missing(1)
 

@@ -113,7 +113,7 @@ class _Decorated:
         io_loop: Scheduler | None,
     ) -> None:
         functools.update_wrapper(self, func)
-        self._job = _Job(func)
+        self._job = _Job(func)  # that of calls without keyword arguments
 
         @functools.wraps(func)
         def method(instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
@@ -152,25 +152,22 @@ class _Decorated:
         self, executor: Executor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "asyncio.Future[Any]":
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
-        call = functools.partial(self._job, **kwargs) if kwargs else self._job
+        call = _Job(self.__wrapped__, **kwargs) if kwargs else self._job
         return scheduler.run_in_executor(executor, call, *args)
 
 
-class _Job:
-    """The function beneath a decorated one, which can be pickled by the name of that."""
+class _Job(functools.partial[Any]):
+    """The function beneath a decorated one, which can be pickled by the name of that.
 
-    def __init__(self, func: Callable[..., Any]) -> None:
-        self._func = func
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._func(*args, **kwargs)
+    With the keyword arguments of a call, if there are any.
+    """
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        module = getattr(self._func, "__module__", None)
-        name = getattr(self._func, "__qualname__", "")
-        if module is not None and _locate(module, name) is self._func:
-            return _find, (module, name)
-        return _Job, (self._func,)  # not decorated under its name: pickle knows best
+        module = getattr(self.func, "__module__", None)
+        name = getattr(self.func, "__qualname__", "")
+        if module is not None and _locate(module, name) is self.func:
+            return _find, (module, name, self.keywords)
+        return _with, (self.func, self.keywords)  # not decorated under its name: pickle knows best
 
 
 def _locate(module: str, name: str) -> Callable[..., Any] | None:
@@ -187,7 +184,7 @@ def _locate(module: str, name: str) -> Callable[..., Any] | None:
     return None if found is None else found.__wrapped__
 
 
-def _find(module: str, name: str) -> Callable[..., Any]:
+def _find(module: str, name: str, keywords: dict[str, Any]) -> Callable[..., Any]:
     """Give that function in another process. What raises here would take the worker along."""
     try:
         importlib.import_module(module)
@@ -196,7 +193,11 @@ def _find(module: str, name: str) -> Callable[..., Any]:
         return functools.partial(_raise, error)
     if func is None:
         return functools.partial(_raise, LookupError(f"{module} has no decorated {name}"))
-    return func
+    return _with(func, keywords)
+
+
+def _with(func: Callable[..., Any], keywords: dict[str, Any]) -> Callable[..., Any]:
+    return functools.partial(func, **keywords) if keywords else func
 
 
 def _raise(error: Exception, *args: object, **kwargs: object) -> NoReturn:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent import futures
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,14 +22,14 @@ class Executors:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._default: futures.Executor | None = None  # other than the loop's own
+        self._default: Executor | None = None  # other than the loop's own
 
     def run(
-        self, executor: futures.Executor | None, func: Callable[..., T], args: tuple[Any, ...]
+        self, executor: Executor | None, func: Callable[..., T], args: tuple[Any, ...]
     ) -> "asyncio.Future[T]":
         """See `Scheduler.run_in_executor`."""
         executor = self._default if executor is None else executor
-        if executor is not None and not isinstance(executor, futures.Executor):
+        if executor is not None and not isinstance(executor, Executor):
             raise TypeError(f"executor must be an Executor or None, not {executor!r}")
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
@@ -38,19 +39,21 @@ class Executors:
             return self._loop.run_in_executor(executor, call)
         return self._loop.run_in_executor(executor, func, *args)
 
-    def set_default(self, executor: futures.Executor) -> None:
+    def set_default(self, executor: Executor) -> None:
         """See `IOLoop.set_default_executor`."""
-        if not isinstance(executor, futures.Executor):
+        if not isinstance(executor, Executor):
             raise TypeError(f"executor must be an Executor, not {executor!r}")
         self._default = executor
-        if isinstance(executor, futures.ThreadPoolExecutor) and shares_our_memory(executor):
+        if isinstance(executor, ThreadPoolExecutor) and shares_our_memory(executor):
             self._loop.set_default_executor(executor)
             self._default = None
 
 
-def shares_our_memory(executor: futures.Executor) -> bool:
+def shares_our_memory(executor: Executor) -> bool:
     """Whether an executor is known to run functions in this process and interpreter."""
-    if not isinstance(executor, futures.ThreadPoolExecutor):
+    if type(executor) is ThreadPoolExecutor:  # as mostly; what follows takes a microsecond
+        return True
+    if not isinstance(executor, ThreadPoolExecutor):
         return False
     elsewhere = getattr(futures, "InterpreterPoolExecutor", None)
     return elsewhere is None or not isinstance(executor, elsewhere)
