@@ -130,11 +130,14 @@ class _Decorated:
         return self._method if instance is None else types.MethodType(self._method, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
-        if not isinstance(self._executor, str):
-            return self._submit(self._executor, args, kwargs)
-        if not args:
-            raise TypeError(f"{self!r} takes its executor from self.{self._executor}: give self")
-        return self._call_method(*args, **kwargs)
+        executor = self._executor
+        if isinstance(executor, str):
+            if not args:
+                raise TypeError(f"{self!r} takes its executor from self.{executor}: give self")
+            return self._call_method(*args, **kwargs)
+        if kwargs or self._io_loop is not None:
+            return self._submit(executor, args, kwargs)
+        return current_scheduler().run_in_executor(executor, self._job, *args)
 
     def _call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         executor: Any = self._executor

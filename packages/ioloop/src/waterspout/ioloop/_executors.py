@@ -29,14 +29,14 @@ class Executors:
     ) -> "asyncio.Future[T]":
         """See `Scheduler.run_in_executor`."""
         executor = self._default if executor is None else executor
-        if executor is not None and not isinstance(executor, Executor):
-            raise TypeError(f"executor must be an Executor or None, not {executor!r}")
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
         if executor is None or shares_our_memory(executor):
             context = contextvars.copy_context()
             call = partial(context.run, call_off_loop, func, *args)
             return self._loop.run_in_executor(executor, call)
+        if not isinstance(executor, Executor):
+            raise TypeError(f"executor must be an Executor or None, not {executor!r}")
         return self._loop.run_in_executor(executor, func, *args)
 
     def set_default(self, executor: Executor) -> None:
