@@ -31,7 +31,11 @@ class Executors:
         executor = self._default if executor is None else executor
         if not callable(func):
             raise TypeError(f"func must be callable, not {func!r}")
-        if executor is None or shares_our_memory(executor):
+        if (
+            executor is None
+            or type(executor) is ThreadPoolExecutor  # as mostly
+            or shares_our_memory(executor)
+        ):
             context = contextvars.copy_context()
             call = partial(context.run, call_off_loop, func, *args)
             return self._loop.run_in_executor(executor, call)
@@ -51,8 +55,6 @@ class Executors:
 
 def shares_our_memory(executor: Executor) -> bool:
     """Whether an executor is known to run functions in this process and interpreter."""
-    if type(executor) is ThreadPoolExecutor:  # as mostly; what follows takes a microsecond
-        return True
     if not isinstance(executor, ThreadPoolExecutor):
         return False
     elsewhere = getattr(futures, "InterpreterPoolExecutor", None)

@@ -424,7 +424,8 @@ class IOLoop(Reactor):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        self._check_open()
+        if self._is_closed():
+            raise RuntimeError("the event loop is closed")
         return self._executors.run(executor, func, args)
 
     def set_default_executor(self, executor: concurrent.futures.Executor) -> None:

@@ -38,18 +38,7 @@ class Handler:
         events: What it is watched for; 0 once it is not watched any more.
     """
 
-    __slots__ = (
-        "callback",
-        "context",
-        "events",
-        "fd",
-        "is_direct",
-        "poll",
-        "probe",
-        "reading",
-        "source",
-        "writing",
-    )
+    __slots__ = ("callback", "context", "events", "fd", "source")
 
     def __init__(self, fd: int, source: FileDescriptor, callback: EventCallback) -> None:
         self.fd = fd
@@ -57,11 +46,6 @@ class Handler:
         self.callback = callback
         self.context = contextvars.copy_context()
         self.events = 0
-        self.reading = False
-        self.is_direct = False  # whether the loop calls its callback to read without `Handlers`
-        self.writing = False
-        self.poll: asyncio.TimerHandle | None = None
-        self.probe: Any = None  # asks for an error of the descriptor
 
 
 class Watcher(Protocol):
@@ -78,6 +62,26 @@ class Watcher(Protocol):
         """Let go of what it uses. No handlers are left."""
 
 
+class _Watch:
+    """What a `LoopWatcher` knows of a handler's descriptor.
+
+    Attributes:
+        reading: Whether the descriptor has a reader.
+        writing: Whether it has a writer.
+        is_direct: Whether the reader is the handler's callback itself.
+        poll: The timer that asks whether it was hung up.
+        probe: Asks for an error of the descriptor.
+    """
+
+    __slots__ = ("handler", "is_direct", "poll", "probe", "reading", "writing")
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.reading = self.writing = self.is_direct = False
+        self.poll: asyncio.TimerHandle | None = None
+        self.probe: Any = None
+
+
 class LoopWatcher:
     """Watches by a loop, or if that cannot watch, by a thread.
 
@@ -91,6 +95,7 @@ class LoopWatcher:
     ) -> None:
         self._loop = loop
         self._report = report
+        self._watches: dict[Handler, _Watch] = {}
         self._watcher: asyncio.AbstractEventLoop | SelectorThread = loop
         self._gives_up = hasattr(select, "poll") and not isinstance(
             loop, asyncio.selector_events.BaseSelectorEventLoop
@@ -111,32 +116,41 @@ class LoopWatcher:
 
     def watch(self, handler: Handler, events: int) -> None:
         """Bring the loop's reader and writer of a descriptor in line with a mask."""
+        watch = self._watches.pop(handler, None) or _Watch(handler)
+        try:
+            self._bring_in_line(watch, events)
+        finally:
+            if events and handler.events:
+                self._watches[handler] = watch
+
+    def _bring_in_line(self, watch: _Watch, events: int) -> None:
+        handler = watch.handler
         reading = bool(events & READ) or events == ERROR
         writing = bool(events & WRITE)
-        added_reader = reading and not handler.reading
+        added_reader = reading and not watch.reading
         if added_reader:
-            self._add_reader(handler, events)
-        elif reading and handler.is_direct and events & ERROR:
+            self._add_reader(watch, events)
+        elif reading and watch.is_direct and events & ERROR:
             self._watcher.remove_reader(handler.fd)
-            self._add_reader(handler, events)
+            self._add_reader(watch, events)
         try:
-            if writing and not handler.writing:
-                self._add("add_writer", handler.fd, self._on_ready, handler, WRITE)
+            if writing and not watch.writing:
+                self._add("add_writer", handler.fd, self._on_ready, watch, WRITE)
         except BaseException:
             if added_reader:
                 self._watcher.remove_reader(handler.fd)
             raise
-        if handler.reading and not reading:
+        if watch.reading and not reading:
             self._watcher.remove_reader(handler.fd)
-        if handler.writing and not writing:
+        if watch.writing and not writing:
             self._watcher.remove_writer(handler.fd)
-        handler.reading, handler.writing, handler.events = reading, writing, events
-        if handler.poll is not None:
-            handler.poll.cancel()
-            handler.poll = None
+        watch.reading, watch.writing, handler.events = reading, writing, events
+        if watch.poll is not None:
+            watch.poll.cancel()
+            watch.poll = None
 
-    def _add_reader(self, handler: Handler, events: int) -> None:
-        handler.is_direct = False
+    def _add_reader(self, watch: _Watch, events: int) -> None:
+        handler, watch.is_direct = watch.handler, False
         if self._watcher is self._loop and not (events & ERROR or self._gives_up):
             # The kernel is asked for nothing besides, so the loop may call it straight.
             arguments: Any = (handler.fd, self._run, handler.callback, handler.source, READ)
@@ -144,9 +158,9 @@ class LoopWatcher:
             with contextlib.suppress(NotImplementedError):
                 # A copy, since this may be called inside of the handler.
                 handler.context.copy().run(add_reader, *arguments)
-                handler.is_direct = True
+                watch.is_direct = True
                 return
-        self._add("add_reader", handler.fd, self._on_readable, handler)
+        self._add("add_reader", handler.fd, self._on_readable, watch)
 
     def _add(self, method: str, fd: int, callback: Callable[..., object], *args: Any) -> None:
         try:
@@ -155,30 +169,32 @@ class LoopWatcher:
             self._watcher = SelectorThread(self._loop)
             getattr(self._watcher, method)(fd, callback, *args)
 
-    def _on_readable(self, handler: Handler) -> None:
+    def _on_readable(self, watch: _Watch) -> None:
+        handler = watch.handler
         if handler.events & READ:
-            self._on_ready(handler, READ)
+            self._on_ready(watch, READ)
         elif self._kernel.hung_up(handler.fd):
             handler.context.run(self._run, handler.callback, handler.source, ERROR)
         else:
             self._watcher.remove_reader(handler.fd)
-            handler.reading = False
-            handler.poll = self._loop.call_later(HANGUP_POLL_SECONDS, self._poll, handler)
+            watch.reading = False
+            watch.poll = self._loop.call_later(HANGUP_POLL_SECONDS, self._poll, handler)
 
-    def _on_ready(self, handler: Handler, event: int) -> None:
+    def _on_ready(self, watch: _Watch, event: int) -> None:
+        handler = watch.handler
         if handler.events & ERROR and self._kernel.hung_up(handler.fd):
             event |= ERROR
         handler.context.run(self._run, handler.callback, handler.source, event)
-        if self._gives_up and self._watcher is self._loop and self._has_error(handler):
+        if self._gives_up and self._watcher is self._loop and self._has_error(watch):
             self._loop.call_soon(self._watch_anew, handler)
 
-    def _has_error(self, handler: Handler) -> bool:
-        if not handler.events:
+    def _has_error(self, watch: _Watch) -> bool:
+        if not watch.handler.events:
             return False
-        if handler.probe is None:
-            handler.probe = select.poll()
-            handler.probe.register(handler.fd, 0)
-        return any(event & select.POLLERR for _, event in handler.probe.poll(0))
+        if watch.probe is None:
+            watch.probe = select.poll()
+            watch.probe.register(watch.handler.fd, 0)
+        return any(event & select.POLLERR for _, event in watch.probe.poll(0))
 
     def _watch_anew(self, handler: Handler) -> None:
         if handler.events:
