@@ -132,3 +132,13 @@ async def test_bad_arguments_are_refused():
     pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         loop.run_in_executor(pool, print)
+
+
+def test_a_closed_loop_runs_nothing_anywhere():
+    loop, ran = IOLoop(make_current=False), []
+    loop.close()
+    with ThreadPoolExecutor(1) as pool:
+        for executor in (None, pool, OtherExecutor()):
+            with pytest.raises(RuntimeError, match="the event loop is closed"):
+                loop.run_in_executor(executor, ran.append, 1)
+    assert ran == []
