@@ -447,7 +447,7 @@ class IOLoop(Reactor):
         """Around a run of the loop; closes it when the program is to end."""
         self._ours = True
         try:
-            with first_interrupt_calls(interrupt):
+            with first_interrupt_calls(self.asyncio_loop, interrupt):
                 yield
         except (KeyboardInterrupt, SystemExit):
             self._ours = False
