@@ -1,7 +1,6 @@
 """The command line."""
 
 import argparse
-import asyncio
 import contextlib
 import ssl
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from waterspout.ioloop import IOLoop
 from waterspout.iostream import serve_tcp
 from waterspout_spider.crawl import Crawler, Findings, Options
 from waterspout_spider.fileserver import FileServer
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     interrupted = False
     try:
-        asyncio.run(_crawl(console, options, how, context, findings))
+        with contextlib.closing(IOLoop()) as loop:
+            loop.run_sync(lambda: _crawl(console, options, how, context, findings))
     except KeyboardInterrupt:
         interrupted = True
         console.print("interrupted")
