@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -416,3 +417,21 @@ def test_one_who_swallows_its_cancellation_and_spins_is_found():
             cancel_everywhere(scenario, print, max_turns=wrong)
     with pytest.raises(TypeError, match="seed must be an integer"):
         cancel_everywhere(scenario, print, seeds=["a"])
+
+
+def test_threads_are_waited_for_if_it_is_said_how_long():
+    async def scenario(state):
+        state.results = [await asyncio.to_thread(abs, -1)]
+        state.results.append(await asyncio.to_thread(abs, -2))
+
+    def check(state):
+        assert getattr(state, "results", []) in ([], [1], [1, 2])
+
+    with pytest.raises(RuntimeError, match="does not wait for threads"):
+        cancel_everywhere(scenario, check)
+    before = threading.enumerate()
+    # Before it begins; as soon as it waits for either thread, and just before it goes on.
+    assert cancel_everywhere(scenario, check, real_wait=5) == Cancellations(points=5, runs=11)
+    assert threading.enumerate() == before
+    with pytest.raises(ValueError, match="real_wait must not be negative"):
+        cancel_everywhere(scenario, check, real_wait=-1)

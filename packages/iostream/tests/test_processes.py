@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 import pytest
 
+from waterspout.ioloop.testing import cancel_everywhere
 from waterspout.iostream import StreamBufferFullError, open_process
 
 pytestmark = [
@@ -167,6 +169,69 @@ async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, monkeypa
         assert child.returncode == -signal.SIGKILL
         assert child.stdin.closed
         assert not is_alive(child.pid)
+
+
+class Children:
+    """The processes of a run, and how many descriptors there were before."""
+
+    def __init__(self):
+        self.started, self.outputs = [], []
+        self.descriptors = open_descriptors()
+
+
+def open_descriptors():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def kill_later(process, turns=20):
+    """When whoever waited for its output waits for its end."""
+    if turns:
+        asyncio.get_running_loop().call_soon(kill_later, process, turns - 1)
+    else:
+        process.kill()
+
+
+async def talks(children):
+    """Waits for a result before the process ends, and then for its end."""
+    code = "cat; exec >&-; exec sleep 100"
+    options = {"stdin": PIPE, "stdout": PIPE, "shell": True}
+    async with await open_process(code, **options) as process:
+        process.stdout.set_close_callback(lambda: kill_later(process))
+        children.outputs.append(await process.communicate(b"x" * 100_000))
+
+
+async def is_left(children):
+    """The block's end has the process end, which has to be waited for."""
+    async with await open_process(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        await process.stdin.write(b"x")
+        children.outputs.append((await process.stdout.read_bytes(1), None))
+
+
+async def waits(children):
+    async with await open_process(["sleep", "0.01"], stderr=PIPE) as process:
+        await process.wait()
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("scenario", [talks, is_left, waits], ids=lambda f: f.__name__)
+def test_cancelled_anywhere_no_process_is_left(scenario, monkeypatch):
+    original, started = subprocess.Popen, []
+
+    def popen(*args, **kwargs):
+        started.append(original(*args, **kwargs))
+        return started[-1]
+
+    def check(children):
+        for child in started:
+            assert child.returncode is not None
+            assert not is_alive(child.pid)
+        started.clear()
+        assert children.outputs in ([], [(b"x" * 100_000, None)], [(b"x", None)])
+        assert open_descriptors() == children.descriptors
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    done = cancel_everywhere(scenario, check, state=Children, real_wait=10)
+    assert done.points >= 5
 
 
 async def test_cancelled_again_while_it_starts():

@@ -69,6 +69,7 @@ def cancel_everywhere(
     state: Callable[[], S] = cast("Any", SimpleNamespace),  # noqa: B008
     seeds: Iterable[int] = (),
     max_turns: int = MAX_TURNS,
+    real_wait: float | None = None,
 ) -> Cancellations:
     """Run a scenario once for each point at which each task can be cancelled::
 
@@ -96,6 +97,10 @@ def cancel_everywhere(
             `types.SimpleNamespace`.
         seeds: Of orders of the tasks, in which all of this is done as well.
         max_turns: Turns of the loop after which a run fails as endless (`EndlessError`).
+        real_wait: Real seconds to wait for descriptors, threads and processes whenever nothing is
+            ready, as of `SimulatedLoop`; `None` refuses them. Where these are, that the scenario
+            does the same whenever it is run is up to it: each of its tasks must wait as often,
+            however long they take.
 
     Returns:
         At how many points, and in how many runs.
@@ -104,7 +109,7 @@ def cancel_everywhere(
         CancelledRunError: If a run or a check fails.
         Exception: What the scenario or the check raises even without a cancellation.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `max_turns` is not positive.
+        ValueError: If `max_turns` is not positive, or `real_wait` negative.
         RuntimeError: If a loop runs in this thread.
     """
     check_no_loop_runs("cancel_everywhere")
@@ -115,7 +120,7 @@ def cancel_everywhere(
     check_positive("max_turns", max_turns)
     points = runs = 0
     for seed in orders:
-        campaign = _Campaign(scenario, check, state, seed, max_turns)
+        campaign = _Campaign(scenario, check, state, seed, max_turns, real_wait)
         campaign.run()
         points += campaign.points
         runs += campaign.runs
@@ -217,8 +222,10 @@ class _Campaign:
         state: Callable[[], Any],
         seed: int | None,
         max_turns: int,
+        real_wait: float | None,
     ) -> None:
         self._max_turns = max_turns
+        self._real_wait = real_wait
         self._scenario = scenario
         self._check = check
         self._state = state
@@ -265,6 +272,7 @@ class _Campaign:
             wrap=injector.wrap,
             expected=lambda error: injector.injected and is_end(error),
             max_turns=self._max_turns,
+            real_wait=self._real_wait,
         )
         return run.of(main, after=check)
 

@@ -45,6 +45,7 @@ class Run:
         wrap: Takes a new task's number and coroutine, and gives the coroutine to run instead.
         expected: Whether an exception is to be overlooked.
         max_turns: Of the loop, before the run is called endless.
+        real_wait: As of the loop.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Run:
         wrap: Wrap | None = None,
         expected: Expected | None = None,
         max_turns: int = MAX_TURNS,
+        real_wait: float | None = None,
     ) -> None:
         self._order = order
         self._observer = observer
         self._wrap = wrap
         self._expected = expected
         self._max_turns = max_turns
+        self._real_wait = real_wait
         self._made: list[AnyTask] = []
         self._reported: list[dict[str, Any]] = []
 
@@ -79,7 +82,7 @@ class Run:
         Raises:
             KeyboardInterrupt: If it raised that, or `SystemExit`.
         """
-        loop = SimulatedLoop(order=self._order)
+        loop = SimulatedLoop(order=self._order, real_wait=self._real_wait)
         loop.set_debug(False)  # it notes a stack for each callback, and a run has a trace instead
         loop.set_exception_handler(self._note)
         loop._observer, loop._wrap, loop._made = self._observer, self._wrap, self._made
@@ -107,6 +110,9 @@ class Run:
             if not clean:
                 self._end_tasks(loop)
             self._made.clear()
+            threads = getattr(loop, "_default_executor", None)
+            if threads is not None:
+                threads.shutdown()
             loop.close()
 
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
