@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
@@ -151,10 +152,11 @@ async def test_cancelled_again_and_again_it_is_reaped_all_the_same():
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, monkeypatch):
-    children = []
+    children, cancelled = [], threading.Event()
     original = subprocess.Popen
 
     def popen(*args, **kwargs):
+        cancelled.wait(10)
         children.append(original(*args, **kwargs))
         return children[-1]
 
@@ -163,6 +165,7 @@ async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, monkeypa
     for _ in range(turns):
         await asyncio.sleep(0)
     starting.cancel()
+    cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
     for child in children:
