@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print all of them, as JSON")
     where = made.add_mutually_exclusive_group()
     where.add_argument("--processes", action="store_true", help="count on processes, not threads")
+    if sys.version_info >= (3, 14):
+        where.add_argument("--interpreters", action="store_true", help="or on interpreters")
     where.add_argument(
         "--dask",
         nargs="?",
@@ -64,6 +66,8 @@ def chosen_executor(
     """The executor that the command line asks for."""
     if options.dask is not None:
         return executors.dask(options.workers, options.dask or None)
+    if sys.version_info >= (3, 14) and options.interpreters:
+        return executors.interpreters(options.workers)
     if options.processes:
         return executors.processes(options.workers)
     return executors.threads(options.workers)

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import importlib
 import multiprocessing
+import sys
 from collections.abc import Generator
 from typing import Any, TypeAlias
 
@@ -17,6 +18,15 @@ def threads(workers: int) -> Executors:
     """Threads of this process."""
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         yield pool
+
+
+if sys.version_info >= (3, 14):
+
+    @contextlib.contextmanager
+    def interpreters(workers: int) -> Executors:
+        """Interpreters of this process, which run side by side (PEP 734)."""
+        with concurrent.futures.InterpreterPoolExecutor(workers) as pool:
+            yield pool
 
 
 @contextlib.contextmanager
