@@ -78,6 +78,7 @@ def at_once(coroutine):
         return future
     task = asyncio.ensure_future(_rest(coroutine, first), loop=loop)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody need look
+    task._log_destroy_pending = False  # Tornado's futures may be left, and its tests leave some
     return task
 
 

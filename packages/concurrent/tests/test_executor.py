@@ -198,11 +198,23 @@ class Pickling(Executor):
         return future
 
 
-def plain(number):
-    return number + 1
+class PicklingWhole(Pickling):
+    """Makes one piece of a call before, as many executors do that stand before another."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(functools.partial(fn, *args, **kwargs))
+
+
+def plain(number, more=1):
+    return number + more
 
 
 decorated_elsewhere = run_on_executor(Pickling())(plain)
+
+
+@run_on_executor(PicklingWhole())
+def decorated_whole(number, more=1):
+    return number + more
 
 
 def log(func):
@@ -252,6 +264,8 @@ class Derived(Remote):
 async def test_functions_are_found_by_their_names(monkeypatch):
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
     assert await decorated_elsewhere(1) == 2
+    assert await decorated_whole(1) == 2
+    assert await decorated_whole(1, more=2) == 3
     remote = Remote()
     assert await remote.call_private(2) == 4
     assert await remote.logged(2) == 6
@@ -278,7 +292,7 @@ def test_a_name_that_leads_nowhere_raises_when_called_and_not_before():
         ("math", "factorial", LookupError),
         ("math", "no_such_function", LookupError),
     ]:
-        missing = _find(module, name, {})
+        missing = _find(module, name)
         with pytest.raises(error):
             missing(1)
 

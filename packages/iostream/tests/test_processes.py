@@ -168,6 +168,7 @@ async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, monkeypa
     cancelled.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
+    assert children or not turns
     for child in children:
         assert child.returncode == -signal.SIGKILL
         assert child.stdin.closed

@@ -40,8 +40,8 @@ async def test_both_sides_go_on_in_tls(pair, server_context, client_context):
     left, right = pair
     await left.write(b"STARTTLS\n")
     assert await right.read_until(b"\n") == b"STARTTLS\n"
-    closed = asyncio.Event()
-    left.set_close_callback(closed.set)
+    closed = asyncio.Queue()
+    left.set_close_callback(lambda: closed.put_nowait("left"))
     client, server = await both(left, right, server_context, client_context)
     async with client, server:
         assert isinstance(client, SSLIOStream)
@@ -49,8 +49,8 @@ async def test_both_sides_go_on_in_tls(pair, server_context, client_context):
         assert client.peer_certificate()["subjectAltName"]
         assert client.peer_certificate(binary=True)
         assert server.peer_certificate() is None
-        assert not closed.is_set()
-    await closed.wait()
+        assert closed.empty()
+    assert await closed.get() == "left"
 
 
 async def test_the_old_stream_is_of_no_use_any_more(pair, server_context, client_context):

@@ -1,10 +1,10 @@
 """`run_on_executor`: calling a function runs it on an executor.
 
-How a decorated function reaches another process. An executor in this process is handed the
-function itself. Any other pickles what it is handed, and pickle finds functions by name; but the
-name of a decorated function leads to the decorated one. So what is submitted is a `_Job`, which
-calls the function, and pickles as its module and qualified name; on the other side `_find` follows
-that name and takes the decoration off.
+How a decorated function reaches another process. A pool of threads is handed the function itself.
+Another executor may pickle what it is handed, and pickle finds functions by name; but the name of a
+decorated function leads to the decorated one. So what it is handed is a `_Job`, which calls the
+function, and pickles as its module and qualified name; on the other side `_find` follows that name
+and takes the decoration off.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from waterspout.ioloop.scheduling import Scheduler, current_scheduler
@@ -113,7 +114,7 @@ class _Decorated:
         io_loop: Scheduler | None,
     ) -> None:
         functools.update_wrapper(self, func)
-        self._job = _Job(func)  # that of calls without keyword arguments
+        self._job = _Job(func)
 
         @functools.wraps(func)
         def method(instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
@@ -135,9 +136,9 @@ class _Decorated:
             if not args:
                 raise TypeError(f"{self!r} takes its executor from self.{executor}: give self")
             return self._call_method(*args, **kwargs)
-        if kwargs or self._io_loop is not None:
+        if kwargs or self._io_loop is not None or type(executor) is not ThreadPoolExecutor:
             return self._submit(executor, args, kwargs)
-        return current_scheduler().run_in_executor(executor, self._job, *args)
+        return current_scheduler().run_in_executor(executor, self.__wrapped__, *args)
 
     def _call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         executor: Any = self._executor
@@ -155,22 +156,27 @@ class _Decorated:
         self, executor: Executor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "asyncio.Future[Any]":
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
-        call = _Job(self.__wrapped__, **kwargs) if kwargs else self._job
+        call = self.__wrapped__ if type(executor) is ThreadPoolExecutor else self._job
+        if kwargs:
+            call = functools.partial(call, **kwargs)
         return scheduler.run_in_executor(executor, call, *args)
 
 
-class _Job(functools.partial[Any]):
-    """The function beneath a decorated one, which can be pickled by the name of that.
+class _Job:
+    """The function beneath a decorated one, which can be pickled by the name of that."""
 
-    With the keyword arguments of a call, if there are any.
-    """
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self._func = func
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._func(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        module = getattr(self.func, "__module__", None)
-        name = getattr(self.func, "__qualname__", "")
-        if module is not None and _locate(module, name) is self.func:
-            return _find, (module, name, self.keywords)
-        return _with, (self.func, self.keywords)  # not decorated under its name: pickle knows best
+        module = getattr(self._func, "__module__", None)
+        name = getattr(self._func, "__qualname__", "")
+        if module is not None and _locate(module, name) is self._func:
+            return _find, (module, name)
+        return _Job, (self._func,)  # not decorated under its name: pickle knows best
 
 
 def _locate(module: str, name: str) -> Callable[..., Any] | None:
@@ -187,7 +193,7 @@ def _locate(module: str, name: str) -> Callable[..., Any] | None:
     return None if found is None else found.__wrapped__
 
 
-def _find(module: str, name: str, keywords: dict[str, Any]) -> Callable[..., Any]:
+def _find(module: str, name: str) -> Callable[..., Any]:
     """Give that function in another process. What raises here would take the worker along."""
     try:
         importlib.import_module(module)
@@ -196,11 +202,7 @@ def _find(module: str, name: str, keywords: dict[str, Any]) -> Callable[..., Any
         return functools.partial(_raise, error)
     if func is None:
         return functools.partial(_raise, LookupError(f"{module} has no decorated {name}"))
-    return _with(func, keywords)
-
-
-def _with(func: Callable[..., Any], keywords: dict[str, Any]) -> Callable[..., Any]:
-    return functools.partial(func, **keywords) if keywords else func
+    return func
 
 
 def _raise(error: Exception, *args: object, **kwargs: object) -> NoReturn:

@@ -13,6 +13,8 @@ import os
 import weakref
 from typing import Any, NoReturn, Protocol
 
+from waterspout.ioloop._interrupts import take_back
+
 
 class _Inheritable(Protocol):
     asyncio_loop: asyncio.AbstractEventLoop
@@ -50,6 +52,7 @@ def is_inherited(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _in_child() -> None:  # pragma: no cover (a child is tested, but not measured)
+    take_back()
     for loop in list(_loops):
         _inherited.append(loop.asyncio_loop)
         loop._become_inherited()

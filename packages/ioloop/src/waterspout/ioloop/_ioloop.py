@@ -30,7 +30,7 @@ from waterspout.ioloop._configure import Install, LoopFactory, loop_factory, new
 from waterspout.ioloop._executors import Executors
 from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
-from waterspout.ioloop._interrupts import first_interrupt_calls
+from waterspout.ioloop._interrupts import first_interrupt_calls, signals_wake
 from waterspout.ioloop._lifecycle import (
     call_with_timeout,
     cancel_all_tasks,
@@ -447,7 +447,7 @@ class IOLoop(Reactor):
         """Around a run of the loop; closes it when the program is to end."""
         self._ours = True
         try:
-            with first_interrupt_calls(self.asyncio_loop, interrupt):
+            with signals_wake(self.asyncio_loop), first_interrupt_calls(interrupt):
                 yield
         except (KeyboardInterrupt, SystemExit):
             self._ours = False

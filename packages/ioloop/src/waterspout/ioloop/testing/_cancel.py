@@ -100,7 +100,8 @@ def cancel_everywhere(
         real_wait: Real seconds to wait for descriptors, threads and processes whenever nothing is
             ready, as of `SimulatedLoop`; `None` refuses them. Where these are, that the scenario
             does the same whenever it is run is up to it: each of its tasks must wait as often,
-            however long they take.
+            however long they take. Threads are waited for to their ends, so they must come to
+            these also when the tasks that wait for them are cancelled.
 
     Returns:
         At how many points, and in how many runs.
