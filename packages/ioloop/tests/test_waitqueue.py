@@ -549,7 +549,7 @@ async def test_a_thread_that_is_interrupted_gives_back(monkeypatch):
             room.wake("permit")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("waterspout.ioloop.scheduling._waitqueue._ThreadWaiter.wait", interrupted)
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waiters.ThreadWaiter.wait", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             room.wait_in_thread()
@@ -564,7 +564,7 @@ async def test_a_hand_over_at_the_last_moment_counts(monkeypatch):
     def wait(self, seconds):
         room.wake("just in time")
 
-    monkeypatch.setattr("waterspout.ioloop.scheduling._waitqueue._ThreadWaiter.wait", wait)
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waiters.ThreadWaiter.wait", wait)
     assert room.wait_in_thread(0.01) == "just in time"
 
 

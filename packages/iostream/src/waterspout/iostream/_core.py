@@ -255,6 +255,10 @@ class StreamCore:
 
     # The end
 
+    def _note_error(self, error: BaseException | None) -> None:
+        """The first one is what closed the stream."""
+        self.error = self.error or error
+
     def _close_now(self) -> None:
         """Close the descriptor and tell everybody."""
         if self._closed:

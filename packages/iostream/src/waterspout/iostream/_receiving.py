@@ -269,7 +269,7 @@ class ReceivingStream(WritingStream):
         """Nothing more will come."""
         self._ended = True
         self._reason = error
-        self.error = self.error or error
+        self._note_error(error)
         self._recall()
         self._try_read()
         if error is not None or not self._has_more_to_send():

@@ -239,7 +239,8 @@ class WritingStream(StreamCore):
     def _fail_writes(self, error: BaseException | None) -> None:
         """Nothing can be sent any more. Reads go on to the end, which then closes the stream."""
         self._write_error = error
-        self.error = self.error or (None if self._closed else error)
+        if not self._closed:
+            self._note_error(error)
         self._write_buffer.clear()
         self._tell_writers()
         waiters, self._write_waiters = self._write_waiters, None

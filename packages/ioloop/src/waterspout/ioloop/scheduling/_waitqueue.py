@@ -14,7 +14,7 @@ Rules:
 
 Why no hand-off is lost. A waiter is a future in a line. It leaves the line once, by one of three
 hands: `wake` (and then the future has a value), the timer (and then the future has the mark
-`_EXPIRED`), or its own task. A task that leaves its `await` by an exception finds its future in
+`Mark.EXPIRED`), or its own task. A task that leaves its `await` by an exception finds its future in
 one of these states:
 
 -   in the line: nobody served it, and it leaves;
@@ -46,11 +46,18 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from enum import Enum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from waterspout.ioloop.scheduling._registry import current_scheduler
 from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
+from waterspout.ioloop.scheduling._waiters import (
+    Mark,
+    SteadfastFuture,
+    ThreadWaiter,
+    Waiter,
+    is_dead,
+    is_told,
+)
 
 T = TypeVar("T")
 
@@ -59,54 +66,12 @@ _get_running_loop = asyncio._get_running_loop
 Guard: TypeAlias = "threading.RLock"
 
 
-class _Mark(Enum):
-    EXPIRED = "expired"
-
-
-_EXPIRED: Final = _Mark.EXPIRED
 _NO_GUARD: Final = contextlib.nullcontext()
 
 CROWD: Final = 1000
 """So many served at a time leave memory behind that is worth giving back."""
 FORGET_AFTER: Final = 0.1
 """Seconds until that is tried."""
-
-
-class _ThreadWaiter:
-    """A thread in the line, with what the line asks of a future."""
-
-    __slots__ = ("_gate", "error")
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def done(self) -> bool:
-        """A thread that gives up leaves the line at once, under the guard."""
-        return False
-
-    def wait(self, seconds: float | None) -> None:
-        self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
-
-    def set_result(self, value: object) -> None:
-        self._gate.release()
-
-    def get_loop(self) -> None:
-        """It waits in none."""
-
-
-class _Steadfast(asyncio.Future[Any]):
-    """A future that is not cancelled with the task that awaits it.
-
-    The task notes that it is to be cancelled, and raises that when the future is done.
-    """
-
-    def cancel(self, msg: object = None) -> bool:
-        return False
-
-
-_Waiter: TypeAlias = "asyncio.Future[Any] | _ThreadWaiter"
 
 
 class WaitQueue(Generic[T]):
@@ -132,13 +97,13 @@ class WaitQueue(Generic[T]):
     ) -> None:
         self._reclaim = reclaim
         self._guard = guard
-        self.waiting: deque[_Waiter] = deque()
-        self.served: dict[_Waiter, T] = {}
+        self.waiting: deque[Waiter] = deque()
+        self.served: dict[Waiter, T] = {}
         # Of the tasks that wait here or were served.
         self._loop: asyncio.AbstractEventLoop | None = None
         # Dictionaries, since an empty one is smaller than an empty set.
-        self._left: dict[_Waiter, None] = {}  # still among the waiting
-        self._passed: dict[_Waiter, None] = {}  # cancelled, and not resumed yet
+        self._left: dict[Waiter, None] = {}  # still among the waiting
+        self._passed: dict[Waiter, None] = {}  # cancelled, and not resumed yet
 
     def __len__(self) -> int:
         """How many wait that were not served."""
@@ -165,8 +130,8 @@ class WaitQueue(Generic[T]):
             error: What `wait_in_thread` raises.
         """
         live = self._live()
-        self._keep(one for one in live if not isinstance(one, _ThreadWaiter))
-        for waiter in (one for one in live if isinstance(one, _ThreadWaiter)):
+        self._keep(one for one in live if not isinstance(one, ThreadWaiter))
+        for waiter in (one for one in live if isinstance(one, ThreadWaiter)):
             waiter.error = error
             waiter.set_result(None)
 
@@ -216,7 +181,7 @@ class WaitQueue(Generic[T]):
         if self._guard is not None:
             self._guard.release()
         try:
-            value: T | _Mark = await waiter
+            value: T | Mark = await waiter
         except BaseException:
             if self._guard is not None:
                 self._guard.acquire()
@@ -226,7 +191,7 @@ class WaitQueue(Generic[T]):
             scheduler.remove_timeout(timer)
         if self._guard is not None:
             self._guard.acquire()
-        if isinstance(value, _Mark):
+        if isinstance(value, Mark):
             raise TimeoutError
         del self.served[waiter]
         return value
@@ -257,18 +222,18 @@ class WaitQueue(Generic[T]):
             self._reclaim_dead()
         return waiter
 
-    def abandon(self, waiter: "_Waiter") -> None:
+    def abandon(self, waiter: "Waiter") -> None:
         """Leave the line, or give back what one was served.
 
         Args:
             waiter: What `join` gave, and what raised when it was awaited.
         """
-        if not isinstance(waiter, _ThreadWaiter) and waiter.get_loop().is_closed():
+        if not isinstance(waiter, ThreadWaiter) and waiter.get_loop().is_closed():
             return  # a matter for `recover`: the garbage collector closes coroutines in any thread
         with self._guard or _NO_GUARD:
             if waiter in self.served:
                 self._give_back(waiter)
-            elif isinstance(waiter, _ThreadWaiter) or not waiter.done() or waiter.cancelled():
+            elif isinstance(waiter, ThreadWaiter) or not waiter.done() or waiter.cancelled():
                 self._leave(waiter)  # else it has expired, and left
 
     async def wait_through(self) -> T:
@@ -284,7 +249,7 @@ class WaitQueue(Generic[T]):
             RuntimeError: If tasks of another open loop wait here.
             CancelledError: If it was cancelled meanwhile; the value is the caller's all the same.
         """
-        waiter = self.join(_Steadfast())
+        waiter = self.join(SteadfastFuture())
         cancelled: asyncio.CancelledError | None = None
         try:
             while not waiter.done():
@@ -323,7 +288,7 @@ class WaitQueue(Generic[T]):
         seconds = timeout_seconds(timeout)
         if seconds is not None and seconds <= 0:
             raise TimeoutError
-        waiter = _ThreadWaiter()
+        waiter = ThreadWaiter()
         self.waiting.append(waiter)
         guard.release()
         try:
@@ -382,13 +347,13 @@ class WaitQueue(Generic[T]):
                 del self._left[waiter]
             elif waiter.done():  # it was cancelled and has not resumed yet
                 self._passed[waiter] = None
-            elif here or isinstance(waiter, _ThreadWaiter):
+            elif here or isinstance(waiter, ThreadWaiter):
                 self.served[waiter] = value
                 waiter.set_result(value)
                 if len(self.served) == CROWD:
                     self._forget_crowd()
                 return True
-            elif _is_told(waiter, value):
+            elif is_told(waiter, value):
                 self.served[waiter] = value
                 return True
         return False
@@ -431,7 +396,7 @@ class WaitQueue(Generic[T]):
         if running is loop:
             return True
         if loop.is_closed():
-            self._keep(one for one in self._live() if isinstance(one, _ThreadWaiter))
+            self._keep(one for one in self._live() if isinstance(one, ThreadWaiter))
             return True
         if running is None and self._guard is not None:
             return False  # a thread cannot know when the loop starts to run
@@ -445,7 +410,7 @@ class WaitQueue(Generic[T]):
             self._reclaim_dead()
 
     def _reclaim_dead(self) -> None:
-        for waiter in [one for one in self.served if _is_dead(one)]:
+        for waiter in [one for one in self.served if is_dead(one)]:
             self._give_back(waiter)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -455,23 +420,23 @@ class WaitQueue(Generic[T]):
         """
         old = self._loop
         if old is not None and not old.is_closed():
-            if self._has_tasks() or not all(isinstance(one, _ThreadWaiter) for one in self.served):
+            if self._has_tasks() or not all(isinstance(one, ThreadWaiter) for one in self.served):
                 raise RuntimeError(f"tasks of another event loop wait here: {old!r}")
         elif old is not None:
-            self._keep(one for one in self._live() if isinstance(one, _ThreadWaiter))
-            for waiter in [one for one in self._passed if _is_dead(one)]:
+            self._keep(one for one in self._live() if isinstance(one, ThreadWaiter))
+            for waiter in [one for one in self._passed if is_dead(one)]:
                 del self._passed[waiter]
         self._loop = loop
 
     def _has_tasks(self) -> bool:
         """Whether there are tasks in the line."""
-        return any(not isinstance(one, _ThreadWaiter) for one in self._live())
+        return any(not isinstance(one, ThreadWaiter) for one in self._live())
 
-    def _live(self) -> list[_Waiter]:
+    def _live(self) -> list[Waiter]:
         """Those in line who have not left it."""
         return [one for one in self.waiting if one not in self._left]
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         """Leave the line, if it has not passed by already."""
         if waiter in self._passed:
             del self._passed[waiter]
@@ -480,7 +445,7 @@ class WaitQueue(Generic[T]):
         if 2 * len(self._left) > len(self.waiting):
             self._keep(self._live())
 
-    def _keep(self, waiters: Iterable[_Waiter]) -> None:
+    def _keep(self, waiters: Iterable[Waiter]) -> None:
         """Let the line be of these, none of whom has left it."""
         kept = list(waiters)
         self.waiting.clear()
@@ -499,7 +464,7 @@ class WaitQueue(Generic[T]):
             else:
                 self.served.clear()
 
-    def _give_back(self, waiter: _Waiter) -> None:
+    def _give_back(self, waiter: Waiter) -> None:
         value = self.served.pop(waiter)
         if self._reclaim is not None:
             self._reclaim(value)
@@ -508,23 +473,4 @@ class WaitQueue(Generic[T]):
         with self._guard or _NO_GUARD:
             if waiter not in self.served and not waiter.done():
                 self._leave(waiter)
-                waiter.set_result(_EXPIRED)
-
-
-def _set_result(waiter: "asyncio.Future[Any]", value: object) -> None:
-    if not waiter.done():
-        waiter.set_result(value)
-
-
-def _is_dead(waiter: _Waiter) -> bool:
-    """Whether its task can never resume."""
-    return not isinstance(waiter, _ThreadWaiter) and waiter.get_loop().is_closed()
-
-
-def _is_told(waiter: "asyncio.Future[Any]", value: object) -> bool:
-    """Have a loop serve one of its tasks, from a thread; whether that loop is still there."""
-    try:
-        waiter.get_loop().call_soon_threadsafe(_set_result, waiter, value)
-    except RuntimeError:
-        return False
-    return True
+                waiter.set_result(Mark.EXPIRED)
