@@ -4,6 +4,7 @@
     says so where it would wait for ever, and which runs tasks in any order that a test wants.
 -   `explore`: a scenario in every order of its tasks.
 -   `cancel_everywhere`: a scenario, cancelled and timed out wherever it waits.
+-   `no_reference_cycles`: a block after which nothing waits for the garbage collector.
 -   `SchedulerConformance`, `ReactorConformance`: what an implementation of
     `waterspout.ioloop.scheduling` must do.
 -   A pytest plugin, `waterspout.ioloop.testing.pytest_plugin`, which is there as soon as
@@ -33,6 +34,7 @@ from waterspout.ioloop.testing._cancel import (
     cancel_everywhere,
 )
 from waterspout.ioloop.testing._conformance import SchedulerConformance
+from waterspout.ioloop.testing._cycles import no_reference_cycles
 from waterspout.ioloop.testing._descriptors import VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._explore import (
@@ -61,5 +63,6 @@ __all__ = [
     "VirtualDescriptor",
     "cancel_everywhere",
     "explore",
+    "no_reference_cycles",
     "simulate",
 ]

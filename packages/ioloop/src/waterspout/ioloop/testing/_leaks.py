@@ -15,6 +15,7 @@ from waterspout.ioloop._alarm import Alarm
 from waterspout.ioloop._ioloop import IOLoop
 from waterspout.ioloop.testing._loop import SimulatedLoop
 from waterspout.ioloop.testing._steps import describe
+from waterspout.ioloop.testing._threads import is_idle
 
 KINDS = ("tasks", "handlers", "timers", "descriptors", "sockets", "threads")
 """What is looked for, as `leaks_of_loop` and `leaks_since` call it."""
@@ -81,7 +82,11 @@ class Census:
             allowed: Kinds that may be left: `"threads"`, `"sockets"`.
         """
         found: dict[str, Sequence[object]] = {
-            "threads": [thread for thread in threading.enumerate() if thread not in self._threads],
+            "threads": [
+                thread
+                for thread in threading.enumerate()
+                if thread not in self._threads and not is_idle(thread)
+            ],
             "sockets": sorted(_sockets() - self._sockets),
         }
         if found["sockets"]:  # one that nobody can reach any more tells of itself

@@ -46,6 +46,7 @@ from waterspout.ioloop.testing._steps import (
     number_of,
     task_of,
 )
+from waterspout.ioloop.testing._threads import is_idle, needs_threads
 
 T = TypeVar("T")
 
@@ -200,7 +201,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                 `real_wait`.
         """
         pools = (futures.ThreadPoolExecutor, futures.ProcessPoolExecutor, type(None))
-        if self._real_wait is None and isinstance(executor, pools):
+        if self._real_wait is None and (isinstance(executor, pools) or needs_threads(executor)):
             raise RuntimeError(
                 "a simulated loop does not wait for threads and processes unless it is made "
                 f"with real_wait= (run_in_executor of {func!r})"
@@ -362,7 +363,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             return True
         pools: Any = vars(futures.thread)["_threads_queues"]  # their threads are idle, then
         known = {*self._known_threads, *pools}
-        return any(thread not in known for thread in threading.enumerate())
+        return any(
+            thread not in known and not is_idle(thread) for thread in threading.enumerate()
+        )
 
     def _run_in_order(self, ready: "deque[asyncio.Handle]") -> None:
         order, observer = self._order, self._observer
