@@ -363,9 +363,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             return True
         pools: Any = vars(futures.thread)["_threads_queues"]  # their threads are idle, then
         known = {*self._known_threads, *pools}
-        return any(
-            thread not in known and not is_idle(thread) for thread in threading.enumerate()
-        )
+        return any(thread not in known and not is_idle(thread) for thread in threading.enumerate())
 
     def _run_in_order(self, ready: "deque[asyncio.Handle]") -> None:
         order, observer = self._order, self._observer
