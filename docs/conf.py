@@ -24,7 +24,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {
     "members": True,
-    "inherited-members": "object, Executor",  # whose docstrings are not in this style
+    # Members of these are described by Python's own documentation, in a style that is not ours.
+    "inherited-members": "object, BaseException, Executor, BaseSelectorEventLoop",
     "exclude-members": "",
 }
 napoleon_google_docstring = True
