@@ -20,12 +20,22 @@ nitpicky = False
 smartquotes = False
 default_role = "code"
 
+# Python's own documentation describes their members, in a style that is not ours.
+FOREIGN_BASES = (
+    "object",
+    "AbstractEventLoop",
+    "BaseEventLoop",
+    "BaseException",
+    "BaseSelectorEventLoop",
+    "Executor",
+    "_UnixSelectorEventLoop",
+)
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_default_options = {
     "members": True,
-    # Members of these are described by Python's own documentation, in a style that is not ours.
-    "inherited-members": "object, BaseException, Executor, BaseSelectorEventLoop",
+    "inherited-members": ",".join(FOREIGN_BASES),
     "exclude-members": "",
 }
 napoleon_google_docstring = True
