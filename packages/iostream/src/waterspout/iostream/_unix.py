@@ -119,7 +119,7 @@ async def serve_unix(
     check_serving(handler, backlog, max_connections)
     if mode is not None and not isinstance(mode, int):
         raise TypeError(f"mode must be an integer, not {mode!r}")
-    new_stream, reactor = stream_factory(ssl, kwargs)
+    new_stream, reactor = stream_factory(ssl, kwargs, [_socket.AF_UNIX])
     socket = _bind(address, mode)
     socket.listen(backlog)
     return UnixServer(reactor, handler, new_stream, socket, max_connections, address)
