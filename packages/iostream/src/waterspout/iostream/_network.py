@@ -55,17 +55,20 @@ class Network:
         """
         flags = _socket.AI_PASSIVE if passive else 0
         arguments = host, port, family, _socket.SOCK_STREAM, 0
-        found: list[tuple[Any, ...]] | None = None
         if host is None or _MAYBE_LITERAL.fullmatch(_idna(host)):
             try:
                 # With these flags getaddrinfo(3) asks nobody, so it does not block the loop.
-                found = _socket.getaddrinfo(*arguments, flags | _NUMERIC)
+                return _addresses(_socket.getaddrinfo(*arguments, flags | _NUMERIC))
             except _socket.gaierror as error:
                 if error.errno != _socket.EAI_NONAME:
                     raise
-        if found is None:
-            found = await scheduler.run_in_executor(LOOKUPS, _socket.getaddrinfo, *arguments, flags)
-        return [(family, address) for family, _, _, _, address in found]
+        return _addresses(
+            await scheduler.run_in_executor(LOOKUPS, _socket.getaddrinfo, *arguments, flags)
+        )
+
+
+def _addresses(found: list[tuple[Any, ...]]) -> list[Address]:
+    return [(family, address) for family, _, _, _, address in found]
 
 
 _KERNEL = Network()

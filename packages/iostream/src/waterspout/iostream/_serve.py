@@ -116,7 +116,7 @@ async def serve_tcp(
     return TCPServer(reactor, handler, new_stream, sockets, max_connections)
 
 
-def _hosts(host: str | Sequence[str] | None) -> Sequence[str | None]:
+def _hosts(host: object) -> Sequence[str | None]:
     """Give the hosts that an argument means.
 
     Raises:
@@ -125,7 +125,7 @@ def _hosts(host: str | Sequence[str] | None) -> Sequence[str | None]:
     """
     if host is None or isinstance(host, str):
         return [host]
-    if isinstance(host, bytes | bytearray) or not isinstance(host, Iterable):
+    if isinstance(host, bytes) or not isinstance(host, Iterable):
         raise TypeError(f"host must be a string, a sequence of strings or None, not {host!r}")
     hosts = list(host)
     for one in hosts:

@@ -127,7 +127,9 @@ class StreamServer:
         self._shaking: set[asyncio.Task[None]] = set()  # those of them still in the handshake
         self._closed = False
         # All wait until they are registered, so that closing is the same at every moment.
-        self._waiting: dict[_socket.socket, TimeoutHandle] = dict.fromkeys(sockets)
+        self._waiting: dict[_socket.socket, TimeoutHandle] = {}
+        for socket in sockets:
+            self._waiting[socket] = None
         try:
             for socket in sockets:
                 self._register(socket)
