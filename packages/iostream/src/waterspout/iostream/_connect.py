@@ -172,9 +172,10 @@ class _Race:
                 winner = await self._first(None)
                 if winner is not None:
                     return winner
+            raise one_for_all("no address could be connected", self._errors)
         finally:
+            self._errors.clear()
             await self._stop(winner)
-        raise one_for_all("no address could be connected", self._errors)
 
     def _start(self, family: int, address: Any) -> None:
         attempt = asyncio.create_task(self._attempt(family, address))

@@ -235,7 +235,7 @@ class StreamServer:
 
     def _report(self, error: Exception) -> None:
         """Pass an exception to the loop's hook."""
-        self._reactor.add_callback(_raise, error)
+        self._reactor.add_callback(_raise, [error])
 
     def _cancel_connections(self) -> None:
         for connection in self._connections - {asyncio.current_task()}:
@@ -312,8 +312,6 @@ def _tells_of_a_close(error: Exception) -> bool:
     return isinstance(error, StreamClosedError)
 
 
-def _raise(error: Exception) -> None:
-    try:
-        raise error
-    finally:
-        del error  # its traceback refers to this frame
+def _raise(errors: list[Exception]) -> None:
+    """Raise an exception that no frame has any more: its traceback refers to those that call this."""
+    raise errors.pop()

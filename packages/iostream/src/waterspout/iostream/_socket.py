@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import errno
 import os
@@ -276,6 +277,9 @@ class IOStream(BaseIOStream):
         host, port, *more = address
         if isinstance(host, bytes):
             host = host.decode("ascii", "surrogateescape")
+        with contextlib.suppress(OSError, ValueError):
+            _socket.inet_pton(family, host)
+            return (host, port, *more)  # which is what the socket would do
         # To a socket, an empty host is this machine.
         found = await look_up(self._use_reactor(), host or None, port, family=family)
         resolved = found[0][1]
