@@ -168,5 +168,6 @@ def check_unix_path(path: str | bytes) -> None:
 
 def unix_error(error: OSError, path: str | bytes) -> OSError:
     """Give an error of a Unix socket with its path. CPython's for a long one has no number."""
-    code = error.errno or errno.ENAMETOOLONG
-    return OSError(code, os.strerror(code), path)
+    if error.errno is None:
+        return OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    return OSError(error.errno, error.strerror, path)

@@ -313,5 +313,5 @@ def _tells_of_a_close(error: Exception) -> bool:
 
 
 def _raise(errors: list[Exception]) -> None:
-    """Raise an exception that no frame has any more: its traceback refers to those that call this."""
+    """Raise an exception that no caller keeps: its traceback refers to the callers' frames."""
     raise errors.pop()

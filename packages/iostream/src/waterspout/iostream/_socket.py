@@ -259,7 +259,9 @@ class IOStream(BaseIOStream):
         try:
             code = self.socket.connect_ex(address)
         except OSError as error:
-            raise unix_error(error, address) from None
+            if error.errno is None:  # a path that is too long
+                raise unix_error(error, address) from None
+            raise
         if code and (code not in _IN_PROGRESS or self._is_full(code)):
             raise _os_error(code, address)
         self._opening_events = WRITE
