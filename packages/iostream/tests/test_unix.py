@@ -314,7 +314,7 @@ async def test_a_server_that_is_full_can_be_closed(path):
 
     server = await serve_unix(handle, path, max_connections=1)
     async with await connect_unix(path), await connect_unix(path):
-        while not server._waiting:
+        while not server.connections:
             await asyncio.sleep(0)
         over.set()
         await server.close()

@@ -202,14 +202,14 @@ class _Listeners:
         missing: list[OSError] = []
         for family, address in addresses:
             if (family, address) not in self.sockets:
-                error = self._listen_on(family, address)
+                error = self._try(family, address)
                 if error is not None:
                     missing.append(error)
         error = None  # or the error that is raised would refer to this frame, and this to it
         if len(missing) == len(addresses):
             raise one_for_all("this machine has none of the addresses", missing)
 
-    def _listen_on(self, family: int, address: Any) -> OSError | None:
+    def _try(self, family: int, address: Any) -> OSError | None:
         """Listen on an address, or give the error that says that this machine has not got it."""
         try:
             socket = self._network.new_socket(family)
@@ -218,9 +218,10 @@ class _Listeners:
             if error.errno in _LACKING:
                 raise
             return error
+        port = next((one.getsockname()[1] for one in self.sockets.values()), address[1])
         try:
-            self._prepare(socket, family, address)
-            socket.listen(self._backlog)
+            whole = (address[0], port, *address[2:])
+            _listen_on(socket, whole, self._backlog, self._reuse_port)
         except BaseException as error:
             socket.close()
             error.add_note(f"address is {address!r}")
@@ -230,13 +231,14 @@ class _Listeners:
         self.sockets[family, address] = socket
         return None
 
-    def _prepare(self, socket: _socket.socket, family: int, address: Any) -> None:
-        socket.setblocking(False)
-        socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        if self._reuse_port:
-            socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
-        if family == _socket.AF_INET6:
-            # IPv4 has a socket of its own, so that all addresses look the same everywhere.
-            socket.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
-        port = next((one.getsockname()[1] for one in self.sockets.values()), address[1])
-        socket.bind((address[0], port, *address[2:]))
+
+def _listen_on(socket: _socket.socket, address: Any, backlog: int, reuse_port: bool) -> None:
+    socket.setblocking(False)
+    socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+    if socket.family == _socket.AF_INET6:
+        # IPv4 has a socket of its own, so that all addresses look the same everywhere.
+        socket.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 1)
+    socket.bind(address)
+    socket.listen(backlog)
