@@ -312,3 +312,16 @@ async def test_bad_scopes():
         for address in (("::1", 80, "0"), ("::1", 80, 0, None)):
             with pytest.raises(TypeError, match="flow info and scope must be integers"):
                 await IOStream(sock).connect(address)
+
+
+async def test_an_address_of_another_kind_is_the_sockets_business():
+    class Odd(socket.socket):
+        family = 4711
+
+        def connect_ex(self, address):
+            raise OSError(f"no such address: {address}")
+
+    stream = IOStream(Odd())
+    with pytest.raises(OSError, match="no such address: 5"):
+        await stream.connect(5)
+    assert stream.closed()

@@ -256,6 +256,9 @@ async def test_connecting_from_a_name_goes_on_past_addresses_of_another_family(n
         ) as stream:
             assert stream.socket.getsockname()[0] == "127.0.0.3"
             assert await stream.read_until(b"\n") == b"hello\n"
+        names["from"] = ["127.0.0.5", "203.0.113.1"]
+        async with await connect_tcp("localhost", server.port, local_addr=("from", 0)) as stream:
+            assert stream.socket.getsockname()[0] == "127.0.0.5"
         names["from"] = ["203.0.113.1", "127.0.0.4"]
         async with await connect_tcp("localhost", server.port, local_addr=("from", 0)) as stream:
             assert stream.socket.getsockname()[0] == "127.0.0.4"

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -270,6 +271,17 @@ async def test_a_relative_path_is_removed_where_it_was_made(tmp_path, monkeypatc
 async def test_a_mode_that_is_none_is_refused(path, mode):
     with pytest.raises(ValueError, match=f"mode must be from 0 to 0o777, not {mode} "):
         await serve_unix(echo, path, mode=mode)
+    assert not path.exists()
+
+
+async def test_a_mode_that_cannot_be_set(path, monkeypatch):
+    def chmod(self, mode):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), self)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    with pytest.raises(PermissionError) as caught:
+        await serve_unix(echo, path, mode=0o600)
+    assert caught.value.filename == path
     assert not path.exists()
 
 

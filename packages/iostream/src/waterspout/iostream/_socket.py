@@ -259,7 +259,7 @@ class IOStream(BaseIOStream):
         try:
             code = self.socket.connect_ex(address)
         except OSError as error:
-            if error.errno is None:  # a path that is too long
+            if error.errno is None and isinstance(address, str | bytes):  # it is too long
                 raise unix_error(error, address) from None
             raise
         if code and (code not in _IN_PROGRESS or self._is_full(code)):
