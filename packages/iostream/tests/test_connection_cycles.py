@@ -78,6 +78,16 @@ async def test_connect_tcp_refused_at_several_addresses(lookup):
         await turns()
 
 
+async def test_connect_tcp_with_a_mistake():
+    async def connect():
+        with pytest.raises(TypeError, match="no_such_option"):
+            await connect_tcp(LOCAL, 80, no_such_option=1)
+
+    with no_reference_cycles():
+        await connect()
+        await turns()
+
+
 async def test_stream_connect_refused():
     port = unused_port()
 

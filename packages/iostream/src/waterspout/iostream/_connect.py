@@ -211,7 +211,10 @@ class _Race:
                 return attempt.result()
             self._attempts.discard(attempt)
             if not isinstance(error, OSError):
-                raise copy_error(error)
+                try:
+                    raise error
+                finally:
+                    del error, attempt  # or this frame and the error would refer to each other
             self._errors.append(error)
         return None
 
