@@ -13,6 +13,7 @@ import waterspout.iostream._server as server_module
 from waterspout.ioloop import IOLoop
 from waterspout.iostream import (
     IOStream,
+    SSLIOStream,
     StreamServer,
     connect_tcp,
     connect_unix,
@@ -502,3 +503,18 @@ async def test_an_error_that_cannot_be_copied_is_kept_as_it_is(monkeypatch):
             with pytest.raises(type(error)) as caught:
                 await stream.connect((LOCAL, server.port))
             assert caught.value is stream.error is error
+
+
+async def test_a_cancelled_connect_cancels_what_waits_for_the_handshake(client_context):
+    with socket.create_server((LOCAL, 0)) as silent:
+        stream = SSLIOStream(
+            socket.socket(), ssl_options=client_context, server_hostname="localhost"
+        )
+        connecting = asyncio.create_task(stream.connect(silent.getsockname()))
+        await asyncio.sleep(0)
+        handshake = stream.wait_for_handshake()
+        connecting.cancel()
+        await asyncio.wait([connecting, handshake])
+        assert connecting.cancelled()
+        assert handshake.cancelled()
+        assert stream.closed()
