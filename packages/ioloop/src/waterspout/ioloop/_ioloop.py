@@ -54,7 +54,6 @@ from waterspout.ioloop.scheduling._registry import defaults
 from waterspout.ioloop.scheduling._seconds import (
     Timeout,
     checked_deadline,
-    deadline_after,
     deadline_of_delay,
     timeout_seconds,
 )
@@ -266,7 +265,7 @@ class IOLoop(Reactor):
 
         Raises:
             TypeError: If `func` cannot be called or `timeout` is no timeout.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
             TimeoutError: If it took too long.
             RuntimeError: If a loop runs in this thread, or this one runs, is closed, or is
                 stopped before `func` is done.
@@ -353,7 +352,7 @@ class IOLoop(Reactor):
     ) -> TimeoutHandle:
         now = self._time()
         if isinstance(deadline, timedelta):
-            when = deadline_after(deadline, now, "deadline")
+            when = deadline_of_delay(deadline, now, "deadline")
         else:
             when = checked_deadline(deadline, now, "deadline")
         return self._add_timer(when, callback, args, kwargs)

@@ -24,7 +24,12 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Self
 
-from waterspout.ioloop.scheduling import Scheduler, TimeoutHandle, current_scheduler
+from waterspout.ioloop.scheduling import (
+    Scheduler,
+    TimeoutHandle,
+    current_scheduler,
+    timeout_seconds,
+)
 
 BOUNDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0)
 """The upper bounds of the classes of lag, in seconds; what is more is in one more class."""
@@ -84,7 +89,7 @@ class LoopMonitor:
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `threshold` is not positive and finite.
+        ValueError: If `threshold` is not positive and finite, or more than ten years.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class LoopMonitor:
             raise TypeError(f"threshold must be seconds, not {threshold!r}")
         if not 0 < threshold < float("inf"):
             raise ValueError(f"threshold must be positive and finite, not {threshold!r}")
+        timeout_seconds(threshold, "threshold")
         if on_slow is not None and not callable(on_slow):
             raise TypeError(f"on_slow must be callable, not {on_slow!r}")
         self._io_loop = io_loop

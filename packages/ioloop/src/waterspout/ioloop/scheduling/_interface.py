@@ -77,7 +77,8 @@ class Scheduler(ABC):
         Timers run by deadline, and those of one deadline in the order of their creation.
 
         Args:
-            when: A value of `time`, in seconds; one that has passed means the next iteration.
+            when: A value of `time`, in seconds; one that has passed means the next iteration,
+                and infinity never comes.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -87,7 +88,7 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `when` is no number or `callback` cannot be called.
-            ValueError: If `when` is NaN or more than ten years ahead.
+            ValueError: If `when` is NaN, or more than ten years ahead and not infinity.
             RuntimeError: If the loop is closed.
         """
 
@@ -141,8 +142,8 @@ class Scheduler(ABC):
         """Run a callback after a delay, as `call_at` does.
 
         Args:
-            delay: Seconds from now, or a `timedelta`; zero or less means the next iteration,
-                and what is longer than ten years means in ten years.
+            delay: Seconds from now, or a `timedelta`; zero or less means the next iteration.
+                Infinity, and a `timedelta` of more than ten years, never come.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -152,7 +153,8 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `delay` is neither or `callback` cannot be called.
-            ValueError: If `delay` is NaN.
+            ValueError: If `delay` is NaN, or a number of more than ten years other than infinity:
+                that looks like a wall-clock deadline.
             RuntimeError: If the loop is closed.
         """
         when = deadline_of_delay(delay, self.time())
@@ -168,7 +170,8 @@ class Scheduler(ABC):
         """Run a callback at a deadline (a number) or after a delay (a `timedelta`).
 
         Args:
-            deadline: A value of `time`, in seconds, or a `timedelta` from now.
+            deadline: A value of `time`, in seconds, or a `timedelta` from now. Infinity, and a
+                `timedelta` of more than ten years, never come.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -178,7 +181,8 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `deadline` is neither or `callback` cannot be called.
-            ValueError: If `deadline` is NaN or more than ten years ahead.
+            ValueError: If `deadline` is NaN, or a number more than ten years ahead other than
+                infinity.
             RuntimeError: If the loop is closed.
         """
         if isinstance(deadline, timedelta):

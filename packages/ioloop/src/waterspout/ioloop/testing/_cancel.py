@@ -110,7 +110,7 @@ def cancel_everywhere(
         CancelledRunError: If a run or a check fails.
         Exception: What the scenario or the check raises even without a cancellation.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `max_turns` is not positive, or `real_wait` negative.
+        ValueError: If `max_turns` is not positive, or `real_wait` no real time to wait.
         RuntimeError: If a loop runs in this thread.
     """
     check_no_loop_runs("cancel_everywhere")

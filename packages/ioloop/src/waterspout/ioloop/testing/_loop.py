@@ -29,6 +29,7 @@ from concurrent import futures
 from typing import Any, TypeVar
 
 from waterspout.ioloop._executors import copy_outcome
+from waterspout.ioloop.scheduling import timeout_seconds
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._handles import (
@@ -58,6 +59,9 @@ BUSY_TURNS = 1000
 """Turns without a rest that take no time."""
 SECONDS_A_BUSY_TURN = 1e-6
 """What each further one takes, in virtual seconds."""
+
+LONGEST_SELECT = 1e6
+"""Seconds. epoll counts milliseconds in 32 bits."""
 
 
 def _only_real(name: str, what: str) -> Any:
@@ -90,7 +94,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     Raises:
         TypeError: If both `seed` and `order` are given.
-        ValueError: If `real_wait` is negative.
+        ValueError: If `real_wait` is negative, NaN, or more than ten years and not infinity.
     """
 
     # Of asyncio's inside, what is used here.
@@ -123,6 +127,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise TypeError(f"real_wait must be seconds or None, not {real_wait!r}")
         if real_wait is not None and not real_wait >= 0:
             raise ValueError(f"real_wait must not be negative, not {real_wait!r}")
+        timeout_seconds(real_wait, "real_wait")
         self._now = 0.0
         self._real_wait = real_wait
         self._order = order if seed is None else SeededOrder(seed)
@@ -366,7 +371,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _wait(self) -> None:
         """Make something happen: from outside, if it may come from there, or by the clock."""
         if self._real_wait is not None and self._may_be_woken():
-            self._process_events(self._selector.select(self._real_wait))
+            self._process_events(self._selector.select(min(self._real_wait, LONGEST_SELECT)))
             if self._ready:
                 return
         if not self._scheduled or self._scheduled[0]._when == math.inf:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from waterspout.ioloop.scheduling import timeout_seconds
+
 ROOM = 64 * 1024
 """The default of `Link.room`, in bytes."""
 
@@ -50,6 +52,8 @@ class Link:
 
     def __post_init__(self) -> None:
         _check_span("latency", self.latency, 0.0, float)
+        latency = self.latency
+        timeout_seconds(latency[1] if isinstance(latency, tuple) else latency, "latency")
         if self.chunk is not None:
             _check_span("chunk", self.chunk, 1, int)
         if self.bandwidth is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
+from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler, timeout_seconds
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view
 from waterspout.iostream._connect import check_port
@@ -99,11 +99,17 @@ class ScriptedPeer:
         return self._add(f"send {sent!r}", lambda socket: self._send(socket, sent))
 
     def wait(self, seconds: float) -> Self:
-        """Do nothing for so many seconds."""
+        """Do nothing for so many seconds.
+
+        Raises:
+            TypeError: If `seconds` is no number.
+            ValueError: If it is negative, NaN, or more than ten years and not infinity.
+        """
         if not isinstance(seconds, int | float):
             raise TypeError(f"seconds must be a number, not {seconds!r}")
         if not seconds >= 0:
             raise ValueError(f"seconds must not be negative, not {seconds!r}")
+        timeout_seconds(seconds, "seconds")
         return self._add(f"wait {seconds} s", lambda socket: asyncio.sleep(seconds))
 
     def end(self) -> Self:
