@@ -84,8 +84,8 @@ class LoopMonitor:
     Args:
         io_loop: The loop; `None` takes the current one at `start`.
         threshold: Seconds for which the loop must be kept to be called stalled.
-        on_slow: Called on the loop after each stall with the `SlowCallback` (its `count` is 1). An
-            exception it raises is reported by the loop.
+        on_slow: Called on the loop after each stall with the `SlowCallback` (its `count` is 1), in
+            a copy of the context of `start`. An exception it raises is reported by the loop.
 
     Raises:
         TypeError: If an argument is of the wrong kind.

@@ -192,6 +192,8 @@ class Scheduler(ABC):
     def add_future(self, future: F, callback: Callable[[F], object]) -> None:
         """Run `callback(future)` on this loop once the future is done, however it ends.
 
+        It runs in a copy of the caller's context, in a later iteration, also if the future is done.
+
         Args:
             future: An asyncio future of any loop, or one of `concurrent.futures`. Its exception,
                 if it has one, is the callback's to retrieve.

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
 
-from waterspout.ioloop._executors import copy_outcome
+from waterspout.ioloop._executors import done_later
 from waterspout.ioloop.scheduling import timeout_seconds
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
@@ -211,20 +211,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """
         self._check_executor(executor, func)
         future = super().run_in_executor(executor, func, *args)
-        if future.done():  # pragma: no cover (from Python 3.14 on, if a thread was faster)
-            future = self._done_later(future)
-        return self._account_for(future)
-
-    def _done_later(  # pragma: no cover (from Python 3.14 on)
-        self, done: "asyncio.Future[T]"
-    ) -> "asyncio.Future[T]":
-        """Give a future that gets an outcome in the next turn, however fast its thread is.
-
-        So it does not depend on that whether the task that awaits it is suspended.
-        """
-        future: asyncio.Future[T] = self.create_future()
-        self.call_soon(copy_outcome, done, future)
-        return future
+        return self._account_for(done_later(future) if future.done() else future)
 
     def _waterspout_offload(
         self, executor: futures.Executor, func: Callable[..., Any]
