@@ -139,21 +139,26 @@ class LoopMonitor:
         """Start measuring, in the loop's thread. Does nothing if it measures.
 
         Raises:
-            RuntimeError: If no `io_loop` was given and there is no current one.
+            RuntimeError: If no `io_loop` was given and there is no current one, the loop is closed,
+                or no thread can be started.
         """
         if self._scheduler is not None:
             return
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
-        self._arm(scheduler)
-        self._scheduler = scheduler
-        self._stop.clear()
-        self._watcher = threading.Thread(
+        watcher = threading.Thread(
             target=self._watch,
             args=(threading.current_thread(),),
             name="waterspout-monitor",
             daemon=True,
         )
-        self._watcher.start()
+        self._arm(scheduler)
+        self._stop.clear()
+        try:
+            watcher.start()
+        except BaseException:
+            scheduler.remove_timeout(self._timer)
+            raise
+        self._scheduler, self._watcher = scheduler, watcher
 
     def stop(self) -> None:
         """Stop measuring; the statistics stay. Does nothing if it does not measure."""

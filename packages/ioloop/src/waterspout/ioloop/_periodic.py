@@ -132,7 +132,8 @@ class PeriodicCallback:
         """Start ticking; the first tick comes one period from now. Does nothing if it ticks.
 
         Raises:
-            RuntimeError: If no `io_loop` was given and there is no current one.
+            RuntimeError: If no `io_loop` was given and there is no current one, or the loop is
+                closed.
         """
         if self.is_running():
             return

@@ -124,11 +124,14 @@ class Scheduler(ABC):
             *args: Its arguments.
 
         Returns:
-            A future of its result. Cancelling it keeps the function from running if it has not
-            started; one that has started runs to its end, and its result is dropped.
+            A future of its result, which is not done yet. It ends as the executor's own future
+            does, but `StopIteration` becomes the cause of a `RuntimeError`. Cancelling it keeps
+            the function from running if it has not started; one that has started runs to its
+            end, and its result is dropped.
 
         Raises:
-            TypeError: If `func` cannot be called, or `executor` is no executor.
+            TypeError: If `func` cannot be called, or `executor` is no executor, or gives no future
+                of `concurrent.futures`.
             RuntimeError: If the executor is shut down or the loop is closed.
         """
 

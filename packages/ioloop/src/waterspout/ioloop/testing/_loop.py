@@ -93,7 +93,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             ready, before time jumps. `None` refuses them.
 
     Raises:
-        TypeError: If both `seed` and `order` are given.
+        TypeError: If an argument is of the wrong kind, or both `seed` and `order` are given.
         ValueError: If `real_wait` is negative, NaN, or more than ten years and not infinity.
     """
 
@@ -167,7 +167,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Run a callback when the virtual time has come; of one time, the older first."""
+        """Run a callback when the virtual time has come; of one time, the older first.
+
+        Raises:
+            TypeError: If `when` is no number or `callback` cannot be called.
+            ValueError: If `when` is NaN.
+            RuntimeError: If the loop is closed.
+        """
         self._check_closed()
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
@@ -203,7 +209,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     ) -> "asyncio.Future[T]":
         """Run a function in an executor.
 
-        Executors that complete in the loop's own thread are always welcome.
+        Executors that complete in the loop's own thread are always welcome. The future is not done
+        when it is returned, however fast the executor is.
 
         Raises:
             RuntimeError: If it is a pool of threads or processes, and the loop was made without

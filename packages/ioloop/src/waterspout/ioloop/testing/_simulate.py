@@ -35,6 +35,8 @@ def simulate(
 
     Raises:
         DeadlockError: If it waits for something that nothing can bring about.
+        TypeError: If an argument is of the wrong kind, or both `seed` and `order` are given.
+        ValueError: If `SimulatedLoop` refuses `real_wait`.
         RuntimeError: If a loop runs in this thread.
         Exception: What it raised.
     """
@@ -45,6 +47,7 @@ def simulate(
         return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)
 
     with asyncio.Runner(loop_factory=make) as runner:
+        runner.get_loop()  # a coroutine that is made before the loop is refused is never awaited
         try:
             return runner.run(main(*args))
         except BaseException as error:

@@ -40,6 +40,10 @@ class Link:
         end_after: Bytes after which the sending side ends, and the rest is lost.
         stall_after: Bytes after which nothing arrives any more, until `SimulatedSocket.resume`.
             Of these three, one at most.
+
+    Raises:
+        TypeError: If a value is of the wrong kind.
+        ValueError: If one is out of its range, or several of the last three are given.
     """
 
     latency: Span = 0.0
