@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import ERROR, READ, WRITE, IOLoop, PeriodicCallback
+from waterspout.ioloop.scheduling import time_limit
 from waterspout.ioloop.testing import (
     DeadlockError,
     EndlessError,
@@ -279,6 +280,71 @@ def test_a_seed_gives_an_order(factory):
         assert sorted(counted) == sorted([0, 1, 2, 3] * 4)
 
 
+def test_asyncio_knows_tasks_that_are_implemented_in_python():
+    seen = {}
+
+    async def work():
+        seen["inside"] = asyncio.current_task(), asyncio.all_tasks()
+        async with asyncio.timeout(5):
+            await asyncio.sleep(1)
+        seen["after a wait"] = asyncio.current_task(), asyncio.all_tasks()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.Event().wait()
+        with time_limit(5):
+            return await asyncio.create_task(nested())
+
+    async def nested():
+        return asyncio.current_task()
+
+    async def main():
+        loop, main_task = asyncio.get_running_loop(), asyncio.current_task()
+        loop.set_task_factory(python_tasks)
+        made = asyncio.create_task(work())
+        behind_its_back = asyncio.tasks._PyTask(asyncio.sleep(0.5, 1), loop=loop)
+        everybody = {main_task, made, behind_its_back}
+        loop.call_soon(lambda: seen.update(callback=asyncio.current_task()))
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is main_task
+        assert asyncio.all_tasks() == everybody
+        assert await behind_its_back == 1
+        assert type(await made) is type(made)
+        assert seen.pop("inside") == (made, everybody)
+        assert seen.pop("after a wait") == (made, everybody - {behind_its_back})
+        assert seen == {"callback": None}
+
+    simulate(main)
+
+
+def test_tasks_implemented_in_python_are_cancelled_when_a_run_ends():
+    ended = []
+
+    async def for_ever():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(asyncio.current_task())
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(python_tasks)
+        task = asyncio.create_task(for_ever())
+        await asyncio.sleep(1)
+        return task
+
+    assert ended == [simulate(main)]
+    assert ended[0].cancelled()
+
+
+def test_a_deadlock_of_tasks_implemented_in_python_names_them():
+    async def main():
+        asyncio.get_running_loop().set_task_factory(python_tasks)
+        await asyncio.create_task(asyncio.Event().wait(), name="stuck")
+
+    with pytest.raises(DeadlockError, match=r"waits for the task stuck(.|\n)*stuck\n") as caught:
+        simulate(main)
+    assert len(caught.value.tasks) == 2
+
+
 def test_without_a_seed_the_order_is_asyncios():
     def first_come(run):
         return [item for item in run if isinstance(item, int)]
@@ -411,6 +477,28 @@ def test_bad_arguments_are_refused(kwargs, error, message):
         SimulatedLoop(**kwargs)
 
 
+@pytest.mark.parametrize("kwargs", [{"seed": "1"}, {"real_wait": -1}, {"seed": 1, "order": len}])
+def test_simulate_makes_no_coroutine_for_a_loop_that_is_refused(kwargs):
+    with pytest.raises((TypeError, ValueError)):
+        simulate(asyncio.sleep, 1, **kwargs)
+    gc.collect()  # a coroutine that is never awaited is a warning, and so an error
+
+
+def test_real_waits_may_be_longer_than_the_kernel_can_count():
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        thread = threading.Thread(
+            target=asyncio.get_running_loop().call_soon_threadsafe, args=(future.set_result, 5)
+        )
+        thread.start()
+        result = await future
+        thread.join()
+        return result
+
+    for seconds in (9 * 366 * 86400, float("inf")):
+        assert simulate(main, real_wait=seconds) == 5
+
+
 def test_seeds_order_by_number_wherever_tasks_are_queued():
     async def main():
         async def idle():
@@ -422,6 +510,13 @@ def test_seeds_order_by_number_wherever_tasks_are_queued():
         await asyncio.wait(tasks)
 
     simulate(main)
+
+
+def test_the_seed_of_an_order_cannot_be_changed():
+    order = SeededOrder(3)
+    with pytest.raises(AttributeError):
+        order.seed = 4
+    assert order.seed == 3
 
 
 # What is real
@@ -480,9 +575,25 @@ def test_executors_that_complete_in_the_loops_thread_are_welcome():
             return future
 
     async def main():
-        return await asyncio.get_running_loop().run_in_executor(Inline(), divmod, 7, 2)
+        future = asyncio.get_running_loop().run_in_executor(Inline(), divmod, 7, 2)
+        # How often a task waits does not depend on the executor's speed, nor on Python's version.
+        assert not future.done()
+        return await future
 
     assert simulate(main) == (3, 1)
+
+
+def test_an_executor_that_does_not_take_a_job_leaves_nothing_to_wait_for():
+    async def main():
+        with ThreadPoolExecutor() as pool:
+            pass
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            IOLoop.current().run_in_executor(pool, print)
+        await asyncio.sleep(1000)
+
+    before = time.monotonic()
+    simulate(main, real_wait=30)
+    assert time.monotonic() - before < 20
 
 
 def test_threads_are_waited_for_if_the_test_says_so():

@@ -74,8 +74,8 @@ async def connect_tcp(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a port is no port, `timeout` is NaN, or TLS checks the name of the server
-            and it is no possible one.
+        ValueError: If a port is no port, `timeout` is NaN or a number of more than ten years, or
+            TLS checks the name of the server and it is no possible one.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If a name cannot be resolved or is no possible one (`socket.gaierror`), or no

@@ -32,7 +32,7 @@ class time_limit:  # noqa: N801 (it reads as a statement)
 
     Raises:
         TypeError: If `seconds` is no number, `timedelta` or `None`.
-        ValueError: If `seconds` is NaN.
+        ValueError: If `seconds` is NaN or a number of more than ten years.
         TimeoutError: From the block, in place of the cancellation, when time is up.
         RuntimeError: If it is not entered inside a task, or entered twice.
     """

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+from waterspout.ioloop.testing._errors import PicklableMixin
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._runs import MAX_TURNS, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, label_of, number_of, place_of
@@ -39,8 +40,10 @@ class Cancellations:
     runs: int
 
 
-class CancelledRunError(AssertionError):
+class CancelledRunError(PicklableMixin, AssertionError):
     """A scenario does not bear to be cancelled somewhere. Its cause is what went wrong.
+
+    Python does not pickle the causes of exceptions: in another process, only the message has it.
 
     Attributes:
         task: The name of the task that was cancelled or timed out.
@@ -110,7 +113,7 @@ def cancel_everywhere(
         CancelledRunError: If a run or a check fails.
         Exception: What the scenario or the check raises even without a cancellation.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `max_turns` is not positive, or `real_wait` negative.
+        ValueError: If `max_turns` is not positive, or `real_wait` no real time to wait.
         RuntimeError: If a loop runs in this thread.
     """
     check_no_loop_runs("cancel_everywhere")

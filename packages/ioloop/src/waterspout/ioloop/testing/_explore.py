@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from waterspout.ioloop.testing._errors import PicklableMixin
 from waterspout.ioloop.testing._runs import MAX_TURNS, Main, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, number_in, ranks_of
 from waterspout.ioloop.testing._trace import Trace
@@ -57,8 +58,10 @@ class Exploration:
     exhaustive: bool
 
 
-class ScheduleError(AssertionError):
+class ScheduleError(PicklableMixin, AssertionError):
     """A scenario fails in some order of its tasks. Its cause is what the scenario raised.
+
+    Python does not pickle the causes of exceptions: in another process, only the message has it.
 
     Attributes:
         schedule: The order, for `explore(scenario, replay=...)`.

@@ -24,10 +24,12 @@ import math
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
 
+from waterspout.ioloop._executors import done_later
+from waterspout.ioloop.scheduling import timeout_seconds
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._handles import (
@@ -40,10 +42,13 @@ from waterspout.ioloop.testing._handles import (
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._steps import (
     AnyTask,
+    as_current,
     give_number,
     has_begun,
+    is_unknown,
     note_step,
     number_of,
+    register,
     task_of,
 )
 from waterspout.ioloop.testing._threads import is_idle, needs_threads
@@ -54,6 +59,9 @@ BUSY_TURNS = 1000
 """Turns without a rest that take no time."""
 SECONDS_A_BUSY_TURN = 1e-6
 """What each further one takes, in virtual seconds."""
+
+LONGEST_SELECT = 1e6
+"""Seconds. epoll counts milliseconds in 32 bits."""
 
 
 def _only_real(name: str, what: str) -> Any:
@@ -85,8 +93,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             ready, before time jumps. `None` refuses them.
 
     Raises:
-        TypeError: If both `seed` and `order` are given.
-        ValueError: If `real_wait` is negative.
+        TypeError: If an argument is of the wrong kind, or both `seed` and `order` are given.
+        ValueError: If `real_wait` is negative, NaN, or more than ten years and not infinity.
     """
 
     # Of asyncio's inside, what is used here.
@@ -119,6 +127,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise TypeError(f"real_wait must be seconds or None, not {real_wait!r}")
         if real_wait is not None and not real_wait >= 0:
             raise ValueError(f"real_wait must not be negative, not {real_wait!r}")
+        timeout_seconds(real_wait, "real_wait")
         self._now = 0.0
         self._real_wait = real_wait
         self._order = order if seed is None else SeededOrder(seed)
@@ -158,7 +167,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Run a callback when the virtual time has come; of one time, the older first."""
+        """Run a callback when the virtual time has come; of one time, the older first.
+
+        Raises:
+            TypeError: If `when` is no number or `callback` cannot be called.
+            ValueError: If `when` is NaN.
+            RuntimeError: If the loop is closed.
+        """
         self._check_closed()
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
@@ -194,20 +209,39 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     ) -> "asyncio.Future[T]":
         """Run a function in an executor.
 
-        Executors that complete in the loop's own thread are always welcome.
+        Executors that complete in the loop's own thread are always welcome. The future is not done
+        when it is returned, however fast the executor is.
 
         Raises:
             RuntimeError: If it is a pool of threads or processes, and the loop was made without
                 `real_wait`.
         """
+        self._check_executor(executor, func)
+        future = super().run_in_executor(executor, func, *args)
+        return self._account_for(done_later(future) if future.done() else future)
+
+    def _waterspout_offload(
+        self, executor: futures.Executor, func: Callable[..., Any]
+    ) -> "asyncio.Future[Any]":
+        """Give the future of what an IOLoop is about to submit. See `waterspout.ioloop._executors`.
+
+        Raises:
+            RuntimeError: As `run_in_executor`.
+        """
+        self._check_executor(executor, func)
+        return self._account_for(self.create_future())
+
+    def _check_executor(self, executor: futures.Executor | None, func: object) -> None:
         pools = (futures.ThreadPoolExecutor, futures.ProcessPoolExecutor, type(None))
         if self._real_wait is None and (isinstance(executor, pools) or needs_threads(executor)):
             raise RuntimeError(
                 "a simulated loop does not wait for threads and processes unless it is made "
                 f"with real_wait= (run_in_executor of {func!r})"
             )
-        future = super().run_in_executor(executor, func, *args)
-        if self._real_wait is not None and not future.done():
+
+    def _account_for(self, future: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Wait in real time while this future is pending."""
+        if self._real_wait is not None:
             self._offloaded.add(future)
             future.add_done_callback(self._offloaded.discard)
         return future
@@ -263,6 +297,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             task = asyncio.Task(coro, loop=self, **kwargs)
         else:
             task = super().create_task(coro, **kwargs)
+        if is_unknown(task):  # pragma: no cover (from Python 3.14 on)
+            register(task)
         give_number(task, number)
         if self._made is not None:
             self._made.append(task)
@@ -329,7 +365,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _wait(self) -> None:
         """Make something happen: from outside, if it may come from there, or by the clock."""
         if self._real_wait is not None and self._may_be_woken():
-            self._process_events(self._selector.select(self._real_wait))
+            self._process_events(self._selector.select(min(self._real_wait, LONGEST_SELECT)))
             if self._ready:
                 return
         if not self._scheduled or self._scheduled[0]._when == math.inf:
@@ -351,6 +387,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if task is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
+            if is_unknown(task):  # pragma: no cover (from Python 3.14 on)
+                register(task)  # it may have been made behind the loop's back
+                callback = as_current(task, callback)
             handle = Step(callback, args, self, context)
             handle.task = task
         self._ready.append(handle)
@@ -424,44 +463,3 @@ _REAL = {
 for _what, _names in _REAL.items():
     for _name in _names:
         setattr(SimulatedLoop, _name, _only_real(_name, _what))
-
-
-def simulate(
-    main: Callable[..., Coroutine[Any, Any, T]],
-    *args: Any,
-    seed: int | None = None,
-    order: Order | None = None,
-    real_wait: float | None = None,
-) -> T:
-    """Run a coroutine function to its end on a new simulated loop.
-
-    Tasks that are left over are cancelled, as `asyncio.run` does it.
-
-    Args:
-        main: The coroutine function.
-        *args: Its arguments.
-        seed: As for `SimulatedLoop`. An exception gets a note with it.
-        order: As for `SimulatedLoop`.
-        real_wait: As for `SimulatedLoop`.
-
-    Returns:
-        What it returned.
-
-    Raises:
-        DeadlockError: If it waits for something that nothing can bring about.
-        RuntimeError: If a loop runs in this thread.
-        Exception: What it raised.
-    """
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError("simulate() cannot be called while an event loop runs in this thread")
-
-    def make() -> SimulatedLoop:
-        return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)
-
-    with asyncio.Runner(loop_factory=make) as runner:
-        try:
-            return runner.run(main(*args))
-        except BaseException as error:
-            if seed is not None:
-                error.add_note(f"simulated with seed={seed}")
-            raise
