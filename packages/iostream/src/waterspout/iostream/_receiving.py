@@ -265,6 +265,8 @@ class ReceivingStream(WritingStream):
                 if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
                     self._use_reactor().add_callback(self._fill_on)
                     return
+            if self._read is not read:  # the end has come
+                return
         if len(buffer) < read.due and read.can_fit(len(buffer), self._max_buffer_size):
             self._delay_attempt()
         else:
