@@ -11,7 +11,6 @@ from waterspout.iostream import IOStream, SSLIOStream, serve_tcp
 request = contextvars.ContextVar("request", default="nobody")
 
 
-
 READS = {
     "read_bytes": lambda stream, **given: stream.read_bytes(2, **given),
     "read_bytes partial": lambda stream, **given: stream.read_bytes(9, partial=True, **given),

@@ -291,7 +291,11 @@ class StreamCore:
         """End both sides by an error of the reactor or of a subclass."""
         if self._write_buffer.size:
             self._reset_on_close()
-        self._end(without_frames(error))
+        without_frames(error)
+        if self._ended:  # and how reading ended stays as it is
+            self._fail_writes(error)
+        else:
+            self._end(error)
 
     # The end
 
