@@ -96,14 +96,14 @@ async def test_timed_out_and_cancelled_reads_leave_no_cycle(kind):
     stream = IOStream(left)
     await stream.write(b"")
 
-    async def timed_out():
+    async def timed_out(stream):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.001):
                 await READS[kind](stream)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(READS[kind](stream), 0.001)
 
-    async def cancelled():
+    async def cancelled(stream):
         task = asyncio.create_task(handler(stream, kind))
         await asyncio.sleep(0)
         task.cancel()
@@ -111,29 +111,33 @@ async def test_timed_out_and_cancelled_reads_leave_no_cycle(kind):
             await task
 
     with no_reference_cycles():
-        await timed_out()
-        await cancelled()
+        await timed_out(stream)
+        await cancelled(stream)
         stream.close()
         peer.close()
-        del stream, left, peer, timed_out, cancelled
+        del stream, left, peer
         await settle()
 
 
 async def test_read_cancelled_before_its_task_resumes_leaves_no_cycle(pair):
     stream, peer = pair
 
-    async def wait():
+    async def wait(stream, tasks):
+        reading = stream.read_bytes(3)
+        reading.add_done_callback(lambda _: tasks.pop().cancel())
         return await reading
 
-    with no_reference_cycles():
-        reading = stream.read_bytes(3)
-        reading.add_done_callback(lambda _: task.cancel())
-        task = asyncio.create_task(wait())
+    async def cancel(stream):
+        tasks = []
+        task = asyncio.create_task(wait(stream, tasks))
+        tasks.append(task)
         await asyncio.sleep(0)
         peer.send(b"abc")
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        del reading, task
+
+    with no_reference_cycles():
+        await cancel(stream)
         await settle()
     assert await stream.read_bytes(3) == b"abc"
 
@@ -168,13 +172,13 @@ async def test_failed_writes_leave_no_cycle():
     stream = IOStream(left)
     await stream.write(b"")
 
-    async def write_and_fail():
+    async def write_and_fail(stream, peer):
         local = object()
         sending = [stream.write(LARGE), stream.write(b"more")]
         cancelled = stream.write(LARGE, callback=lambda: None)
         cancelled.cancel()
-        reset(right)
-        for number in range(2):
+        reset(peer)
+        while sending:
             with contextlib.suppress(StreamClosedError):
                 await sending.pop(0)
         with contextlib.suppress(StreamClosedError):
@@ -184,9 +188,9 @@ async def test_failed_writes_leave_no_cycle():
         return local
 
     with no_reference_cycles():
-        await write_and_fail()
+        await write_and_fail(stream, right)
         stream.close()
-        del write_and_fail, stream, left, right
+        del stream, left, right
         await settle()
 
 
@@ -195,7 +199,7 @@ async def test_write_that_fails_at_once_leaves_no_cycle():
     stream = IOStream(left)
     await stream.write(b"")
 
-    async def write_and_fail():
+    async def write_and_fail(stream):
         local = object()
         for data in (b"fast", bytearray(b"slow")):
             with contextlib.suppress(StreamClosedError):
@@ -209,8 +213,8 @@ async def test_write_that_fails_at_once_leaves_no_cycle():
 
     with no_reference_cycles():
         right.close()
-        await write_and_fail()
-        del write_and_fail, stream, left, right
+        await write_and_fail(stream)
+        del stream, left, right
         await settle()
 
 
@@ -260,7 +264,7 @@ async def test_file_that_is_not_sent_leaves_no_cycle(end):
     stream = IOStream(left)
     await stream.write(b"")
 
-    async def send(failing):
+    async def send(stream, failing):
         local = object()
         with contextlib.suppress(OSError, ZeroDivisionError, UncopiedError):
             await stream.sendfile(File(failing))
@@ -270,12 +274,12 @@ async def test_file_that_is_not_sent_leaves_no_cycle(end):
     # An exception that cannot be copied is the reason itself, and has the frames.
     expect = contextlib.nullcontext() if end == "no copy" else no_reference_cycles()
     with expect:
-        await send(failing)
+        await send(stream, failing)
         kind = type(stream.error)
-        del send, stream, left, failing
+        del stream, left, failing
         await settle()
     right.close()
-    assert kind in (FAILURES[end][0],) if end != "reset" else issubclass(kind, ConnectionError)
+    assert issubclass(kind, ConnectionError if end == "reset" else FAILURES[end][0])
 
 
 async def test_lines_to_the_end_leave_no_cycle():
@@ -334,7 +338,7 @@ async def test_mistake_in_a_subclass_leaves_no_cycle_and_a_note():
     await stream.write(b"")
     notes = []
 
-    async def read():
+    async def read(stream):
         try:
             await stream.read_bytes(10)
         except StreamClosedError as error:
@@ -342,9 +346,9 @@ async def test_mistake_in_a_subclass_leaves_no_cycle_and_a_note():
 
     with no_reference_cycles(ignore=lambda one: isinstance(one, warnings.WarningMessage)):
         right.send(b"x")
-        await read()
+        await read(stream)
         right.close()
-        del read, stream, left, right
+        del stream, left, right
         await settle()
     [note] = notes
     assert "in read_from_fd" in note

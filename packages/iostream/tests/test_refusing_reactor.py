@@ -283,12 +283,10 @@ async def test_write_refused_after_a_part_was_sent_fails_both_sides(refusing_pai
     if begun:
         await stream.write(b"")
     reactor.refuse(error, names={"add_handler"})
-    while True:
-        try:
+    with pytest.raises(StreamClosedError) as caught:
+        while True:
             stream.write(b"x" * 1_000_000)
-        except StreamClosedError as raised:
-            assert isinstance(raised.real_error, error)
-            break
+    assert isinstance(caught.value.real_error, error)
     assert not stream.writing()
     reactor.allow()
     with pytest.raises(StreamClosedError):
