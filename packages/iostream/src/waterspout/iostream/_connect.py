@@ -26,6 +26,7 @@ from waterspout.ioloop.scheduling import (
     time_limit,
     timeout_seconds,
 )
+from waterspout.iostream._errors import copy_error
 from waterspout.iostream._network import (
     Address,
     check_host,
@@ -34,7 +35,7 @@ from waterspout.iostream._network import (
     look_up,
     network_of,
 )
-from waterspout.iostream._socket import IOStream, copy_error
+from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
 from waterspout.iostream._tlscontext import SSLOptions, ssl_context
 

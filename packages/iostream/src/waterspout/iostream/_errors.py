@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
-from typing import Any, Self
+import traceback
+from typing import Any, Self, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class StreamClosedError(OSError):
@@ -64,3 +68,50 @@ class StreamBufferFullError(Exception):
 
     The stream stays open; a read leaves every byte to be read, and of a write nothing is sent.
     """
+
+
+def copy_error(error: E) -> E:
+    """Copy an exception without its traceback, and so without the frames that this refers to.
+
+    Returns:
+        The copy; the exception itself, if it is of a class that cannot be copied.
+    """
+    try:
+        copied = copy.copy(error)
+    except Exception:
+        return error
+    if type(copied) is not type(error):
+        return error
+    copied.__dict__.update(error.__dict__)  # its notes, where the class forgets them
+    return copied
+
+
+_EXPLAIN_THEMSELVES = OSError, UnsatisfiableReadError, StreamBufferFullError
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Take the frames out of an exception that is to be kept.
+
+    They refer to the stream or the future that keeps it, so that all of it, and the locals of
+    whoever awaits, would wait for the garbage collector. The traceback of an unexpected exception,
+    such as one of a subclass's `read_from_fd`, becomes a note.
+    """
+    if error.__traceback__ is not None and not isinstance(error, _EXPLAIN_THEMSELVES):
+        error.add_note("".join(traceback.format_exception(error)))
+    kept: BaseException | None = error
+    while kept is not None and (kept.__traceback__ or kept.__context__):
+        kept.__traceback__ = kept.__context__ = None
+        kept = kept.__cause__
+    return error
+
+
+def reason_of(error: BaseException) -> BaseException | bool:
+    """Give the reason to close a stream for, where an operation on it ends by an exception.
+
+    It is a copy: the frames of the original, which is raised, refer to the stream.
+    """
+    reason = error.real_error if isinstance(error, StreamClosedError) else error
+    if not isinstance(reason, Exception):
+        return False
+    copied = copy_error(reason)
+    return reason if copied is reason else without_frames(copied)

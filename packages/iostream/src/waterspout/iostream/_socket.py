@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import errno
 import os
 import socket as _socket
+import struct
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from waterspout.ioloop.scheduling import WRITE, Reactor, Timeout, timeout_seconds
 from waterspout.iostream._base import BaseIOStream, CloseCallback
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
-from waterspout.iostream._errors import StreamClosedError
+from waterspout.iostream._errors import StreamClosedError, copy_error
 from waterspout.iostream._network import check_port, check_unix_path, look_up, unix_error
 from waterspout.iostream._tlscontext import (
     HANDSHAKE_TIMEOUT,
@@ -32,7 +32,7 @@ _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDB
 
 _INTERNET = {_socket.AF_INET, _socket.AF_INET6}
 
-E = TypeVar("E", bound=BaseException)
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class IOStream(BaseIOStream):
@@ -108,6 +108,10 @@ class IOStream(BaseIOStream):
 
     def shut_down_fd(self) -> None:
         self.socket.shutdown(_socket.SHUT_WR)
+
+    def _reset_on_close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
 
     def set_nodelay(self, value: bool) -> None:
         if not self._closed and self.socket.family in _INTERNET:
@@ -395,22 +399,6 @@ def _check_address(family: int, address: Any) -> None:
         if not isinstance(address, str | bytes):
             raise TypeError(f"address must be a path as str or bytes, not {address!r}")
         check_unix_path(address)
-
-
-def copy_error(error: E) -> E:
-    """Copy an exception without its traceback, and so without the frames that this refers to.
-
-    Returns:
-        The copy; the exception itself, if it is of a class that cannot be copied.
-    """
-    try:
-        copied = copy.copy(error)
-    except Exception:
-        return error
-    if type(copied) is not type(error):
-        return error
-    copied.__dict__.update(error.__dict__)  # its notes, where the class forgets them
-    return copied
 
 
 def _os_error(code: int, address: Any) -> OSError:
