@@ -161,6 +161,7 @@ class UnixServer(StreamServer):
         self.path: str | bytes = path
         self._where = f"path={path!r}"
         self._file: Path | None = None
+        self._process = os.getpid()
         if not is_abstract(path):
             self._file = file_of(path).absolute()  # the same one after os.chdir()
             self._identity = identity_of(self._file)
@@ -168,7 +169,9 @@ class UnixServer(StreamServer):
 
     def _stop_listening(self) -> None:
         try:
-            if self._file is not None and not self._closed:
+            # A forked child closes its copies of the sockets; the file is still the parent's.
+            is_ours = self._process == os.getpid() and not self._closed
+            if self._file is not None and is_ours:
                 remove_file(self._file, self._identity)
         finally:
             super()._stop_listening()
