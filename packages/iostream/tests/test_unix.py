@@ -344,22 +344,23 @@ def test_systems_without(path, monkeypatch):
         main().send(None)
 
 
+def close_in_a_forked_child(server):
+    """Give whether all sockets were closed there."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with contextlib.suppress(RuntimeError):  # the loop is the parent's
+                server.close().send(None)
+        finally:
+            os._exit(any(socket.fileno() >= 0 for socket in server.sockets))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.only_on("linux", "darwin")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-async def test_a_forked_child_that_closes_a_server_leaves_the_file(tmp_path):
-    async def greet(stream):
-        await stream.write(b"hello\n")
-
-    path = str(tmp_path / "socket")
-    async with await serve_unix(greet, path) as server:
-        child = os.fork()
-        if child == 0:
-            try:
-                with contextlib.suppress(RuntimeError):  # the loop is the parent's
-                    server.close().send(None)
-            finally:
-                os._exit(any(socket.fileno() >= 0 for socket in server.sockets))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+async def test_a_forked_child_that_closes_a_server_leaves_the_file(path):
+    async with await serve_unix(echo, path) as server:
+        assert close_in_a_forked_child(server)
         async with await connect_unix(path) as stream:
+            await stream.write(b"hello\n")
             assert await stream.read_until(b"\n") == b"hello\n"
-    assert not os.path.exists(path)
