@@ -54,6 +54,7 @@ def simulate(
         task = loop.create_task(main(*args))
         with first_interrupt_calls(partial(loop.call_soon_threadsafe, task.cancel)):
             run_until_done(loop, task)
+        error = error_of(task)
     except BaseException as raised:
         error = raised
     try:
@@ -62,9 +63,7 @@ def simulate(
         _end(loop, error)
         if error is None:
             assert task is not None
-            error = error_of(task)
-            if error is None:
-                return task.result()
+            return task.result()
         if seed is not None:
             error.add_note(f"simulated with seed={seed}")
         raise error
