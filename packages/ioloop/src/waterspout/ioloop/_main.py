@@ -26,7 +26,7 @@ def run_until_done(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]") -
         is_done = task.done()
         del task  # its exception refers to this frame, if it left the loop
     if not is_done:
-        raise RuntimeError("the loop was stopped before it was done")
+        raise RuntimeError("Event loop stopped before its task was done")
 
 
 def error_of(task: "asyncio.Task[Any]") -> BaseException | None:
