@@ -22,6 +22,18 @@ def test_a_cycle_is_found_and_named():
             make_cycle()
 
 
+def test_what_cannot_be_described_is_named_all_the_same():
+    class Torn(Node):
+        def __repr__(self):
+            raise LookupError("half torn down")
+
+    with pytest.raises(AssertionError, match=r"Torn>?, whose repr raises LookupError"):
+        with no_reference_cycles():
+            torn = Torn()
+            torn.itself = torn
+            del torn
+
+
 def test_what_is_freed_at_once_is_no_cycle():
     with no_reference_cycles():
         node = Node()

@@ -477,6 +477,31 @@ def test_bad_arguments_are_refused(kwargs, error, message):
         SimulatedLoop(**kwargs)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_that_does_not_end_is_a_deadlock_of_the_end_of_a_run(fails):
+    async def swallow():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+    async def main():
+        left.append(asyncio.create_task(swallow()))
+        await asyncio.sleep(0)
+        if fails:
+            raise LookupError
+
+    left = []
+    with pytest.raises(DeadlockError, match="swallow") as caught:
+        simulate(main)
+    # What main raised, if it did, is told as well.
+    assert isinstance(caught.value.__context__, LookupError if fails else type(None))
+    left.clear()
+    del caught
+    gc.collect()
+
+
 @pytest.mark.parametrize("kwargs", [{"seed": "1"}, {"real_wait": -1}, {"seed": 1, "order": len}])
 def test_simulate_makes_no_coroutine_for_a_loop_that_is_refused(kwargs):
     with pytest.raises((TypeError, ValueError)):

@@ -39,6 +39,7 @@ from waterspout.ioloop._lifecycle import (
     close_source,
     knows_its_thread,
 )
+from waterspout.ioloop._main import run_until_done
 from waterspout.ioloop._tasks import HeldTasks
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
@@ -284,8 +285,12 @@ class IOLoop(Reactor):
             raise TypeError(f"func must be callable, not {func!r}")
         seconds = timeout_seconds(timeout)
         main = self.asyncio_loop.create_task(call_with_timeout(func, seconds))
-        with self._running(lambda: self._call_soon_threadsafe(main.cancel)):
-            return self.asyncio_loop.run_until_complete(main)
+        try:
+            with self._running(partial(self._call_soon_threadsafe, main.cancel)):
+                run_until_done(self._loop, main)
+            return main.result()
+        finally:
+            del main  # its exception refers to this frame
 
     def close(self, all_fds: bool = False) -> None:
         """Close the loop for good, and the asyncio loop beneath it.

@@ -199,7 +199,10 @@ class _TimedCoroutine:
         return self._resume(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
-        return self._resume(self._coroutine.throw, *error)
+        try:
+            return self._resume(self._coroutine.throw, *error)
+        finally:
+            del error  # its traceback refers to this frame
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)
@@ -211,6 +214,8 @@ class _TimedCoroutine:
             if self._injector.timed_out():
                 raise TimeoutError from error
             raise
+        finally:
+            del what  # as above
 
 
 cast("Any", Coroutine).register(_TimedCoroutine)
@@ -240,20 +245,23 @@ class _Campaign:
     def run(self) -> None:
         scout = _Injector(None, timeout=False)
         error = self._run(scout)
-        if error is not None:
-            raise error
-        self.points = len(scout.points)
-        for point in scout.points:
-            for timeout in (False, True):
-                injector = _Injector(point, timeout)
-                error = self._run(injector)
-                if not injector.injected:
-                    raise RuntimeError(f"the scenario did not do the same again: no {point}")
-                if error is not None:
-                    where = injector.place
-                    if self._seed is not None:
-                        where += f" (with seed {self._seed})"
-                    raise CancelledRunError(error, injector.label, where) from error
+        try:
+            if error is not None:
+                raise error
+            self.points = len(scout.points)
+            for point in scout.points:
+                for timeout in (False, True):
+                    injector = _Injector(point, timeout)
+                    error = self._run(injector)
+                    if not injector.injected:
+                        raise RuntimeError(f"the scenario did not do the same again: no {point}")
+                    if error is not None:
+                        where = injector.place
+                        if self._seed is not None:
+                            where += f" (with seed {self._seed})"
+                        raise CancelledRunError(error, injector.label, where) from error
+        finally:
+            del error  # its traceback may refer to this frame
 
     def _run(self, injector: _Injector) -> BaseException | None:
         """Run the scenario, and the check, and give what went wrong."""

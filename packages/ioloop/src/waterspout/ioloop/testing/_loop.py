@@ -331,10 +331,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if self._order is not None or self._observer is not None:
             self._run_in_order(ready)
             return
+        handle: asyncio.Handle | None = None
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()
+        # An exception's traceback may refer to this frame, and the handle's task to the exception.
+        handle = None
 
     def _collect_ready(self) -> None:
         """Queue the callbacks of ready descriptors and of due timers."""
@@ -430,6 +433,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                 observer.before_step(handle.task)
                 handle._run()
                 observer.after_step(handle.task)
+            del handle  # as above
 
     # Inside asyncio: a pipe that wakes the loop exists only where something may come from outside
 
