@@ -143,6 +143,20 @@ async def test_small_write_while_a_file_is_sent_is_refused(make_pair, tmp_path, 
     assert await peer.receive(5) == b"small"
 
 
+async def test_file_is_sent_while_a_read_is_pending(make_pair, tmp_path):
+    stream, peer = make_pair(tcp=True)
+    peer.send(b"watched")
+    assert await stream.read_bytes(7) == b"watched"
+    reading = stream.read_until(b"\n")
+    (tmp_path / "file").write_bytes(LARGE)
+    with (tmp_path / "file").open("rb") as file:
+        sending = asyncio.create_task(stream.sendfile(file))
+        assert await peer.receive(len(LARGE)) == LARGE
+        assert await asyncio.wait_for(sending, 10) == len(LARGE)
+    peer.send(b"answer\n")
+    assert await reading == b"answer\n"
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_failed_write_of_a_stream_that_never_read_ends_it(make_pair, begun):
     """Nobody reads, so the stream itself notices the end that follows."""
@@ -233,3 +247,19 @@ async def test_error_after_a_clean_end_leaves_the_end_clean(make_pair, monkeypat
     with pytest.raises(StreamClosedError) as caught:
         stream.read_bytes(1)
     assert caught.value.real_error is None
+
+
+async def test_peer_sees_a_reset_where_a_mistake_drops_unsent_bytes(make_pair):
+    class Mistaken(IOStream):
+        def _fill(self):
+            raise ZeroDivisionError
+
+    stream, peer = make_pair(Mistaken, tcp=True)
+    stream.set_close_callback(lambda: None)
+    writing = stream.write(LARGE)
+    peer.send(b"x" * 100_000)
+    with pytest.raises(StreamClosedError) as caught:
+        await writing
+    assert isinstance(caught.value.real_error, ZeroDivisionError)
+    with pytest.raises(ConnectionResetError):
+        await peer.receive_all()

@@ -86,7 +86,8 @@ async def test_one_turn_of_the_loop_receives_a_mebibyte(make_pair):
     )
     assert await reading == len(memory)
     await sending
-    assert all(into for into, *_ in stream.offered)
+    # All but the rest that is too small for that.
+    assert sum(received for into, _, received in stream.offered if not into) <= 65536
     assert max(size for _, size, _ in stream.offered) == receiving.FILL_AT_MOST
 
 

@@ -256,11 +256,11 @@ async def test_refused_write_is_not_sent(refusing_pair, error, size, begun):
 
 
 @EVERY_ERROR
-@pytest.mark.parametrize("size", [3, 10_000])
+@pytest.mark.parametrize("size", [0, 3, 10_000])
 async def test_refused_write_leaves_those_before_it(refusing_pair, error, size, monkeypatch):
     reactor, stream, peer = refusing_pair()
     filled = await fill(stream)
-    first = stream.write(b"1" * size)
+    first = stream.write(b"1" * (size or 1))
 
     def refuse():
         raise error("refused")
@@ -271,7 +271,7 @@ async def test_refused_write_leaves_those_before_it(refusing_pair, error, size, 
             stream.write(b"n" * size)
     assert not first.done()
     last = stream.write(b"2" * size)
-    expected = b"." * filled + b"1" * size + b"2" * size
+    expected = b"." * filled + b"1" * (size or 1) + b"2" * size
     assert await peer.receive(len(expected)) == expected
     await asyncio.gather(first, last)
 
@@ -365,6 +365,7 @@ async def test_refused_update_after_a_result_ends_the_stream(refusing_pair, erro
 @EVERY_ERROR
 async def test_refused_close_callback_is_not_called(refusing_pair, error):
     reactor, stream, peer = refusing_pair()
+    await stream.write(b"")
     calls = []
     reactor.refuse(error)
     with pytest.raises(error):

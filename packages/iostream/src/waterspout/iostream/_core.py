@@ -10,6 +10,12 @@ Rules:
 4.  A write is sent whole, in order, also if its future is cancelled.
 5.  Once the other end has closed, what was read ahead can still be read, pending writes still go
     out, and then the descriptor is closed. If sending fails, reading still goes on to the end.
+6.  A call that raises has changed nothing, whichever exception the reactor raised. What cannot be
+    undone or cannot be raised to a caller ends the stream: a write of which the kernel has a part
+    fails the writing side, and an error inside a handler fails all that is pending.
+7.  An exception that is kept has no traceback (`without_frames`), since its frames refer to the
+    stream: a cycle that only the garbage collector would free. One given to `close` is the user's
+    and stays as it is.
 """
 
 from __future__ import annotations

@@ -42,11 +42,15 @@ class WritingStream(StreamCore):
             `StreamClosedError`.
 
         Raises:
-            TypeError: If `data` is not bytes-like, or `callback` cannot be called.
+            TypeError: If `data` is not contiguous and bytes-like, or `callback` cannot be called.
             StreamBufferFullError: If other writes wait, and together they are more than
                 `max_write_buffer_size`. Nothing of this one is sent.
-            StreamClosedError: If the stream is closed.
-            RuntimeError: If no loop is running.
+            StreamClosedError: If the stream is closed, an earlier write has failed, or the
+                kernel refuses this one. A part of it may have been sent if the loop then cannot
+                watch the descriptor; in that case the peer sees a reset on TCP.
+            RuntimeError: If `write_eof` was called, a file is being sent, or no loop is running.
+            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
+                watch it. Nothing of this write is sent.
         """
         if (
             type(data) is bytes
@@ -90,8 +94,8 @@ class WritingStream(StreamCore):
 
         Raises:
             NotImplementedError: If the stream cannot do that, such as one of TLS.
-            StreamClosedError: If the stream is closed.
-            RuntimeError: If no loop is running.
+            StreamClosedError: If the stream is closed or a write has failed.
+            RuntimeError: If a file is being sent, or no loop is running.
         """
         if not self.can_write_eof:
             raise NotImplementedError(f"{type(self).__name__} cannot be closed for writing alone")
