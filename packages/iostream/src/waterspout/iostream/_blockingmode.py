@@ -13,8 +13,9 @@ import atexit
 import contextlib
 import os
 import threading
+from typing import TypeAlias
 
-_INODE = tuple[int, int, int]
+_Inode: TypeAlias = tuple[int, int, int]
 
 
 class OpenFile:
@@ -25,7 +26,7 @@ class OpenFile:
         is_shared: Whether several streams use it, or have used it since the first of them.
     """
 
-    def __init__(self, inode: _INODE) -> None:
+    def __init__(self, inode: _Inode) -> None:
         self.fds: set[int] = set()
         self.is_shared = False
         self._inode = inode
@@ -38,21 +39,49 @@ class OpenFile:
         Raises:
             OSError: If the descriptor was closed already.
         """
-        with _lock:
+        with _in_use.lock:
             self.fds.discard(fd)
-            files = _files.get(self._inode, [])
-            if self.fds or self not in files:
+            if self.fds or not _in_use.remove(self._inode, self):
                 return
-            files.remove(self)
-            if not files:
-                del _files[self._inode]
         os.set_blocking(fd, True)
 
 
-_files: dict[_INODE, list[OpenFile]] = {}
-"""The open files in use. Each end of a pipe, and each `open` of a FIFO or terminal, is another open
-file of one inode."""
-_lock = threading.Lock()
+class _InUse:
+    """The open files that streams use.
+
+    Each end of a pipe, and each `open` of a FIFO or terminal, is another open file of one inode.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all, as in a forked child: they are its parent's to change back."""
+        self.lock = threading.Lock()
+        self.files: dict[_Inode, list[OpenFile]] = {}
+
+    def remove(self, inode: _Inode, file: OpenFile) -> bool:
+        """Whether it was there."""
+        files = self.files.get(inode, [])
+        if file not in files:
+            return False
+        files.remove(file)
+        if not files:
+            del self.files[inode]
+        return True
+
+    def restore(self) -> None:
+        """Set all to blocking mode, at exit: the shell goes on with its terminal."""
+        for file in [file for files in self.files.values() for file in files]:
+            for fd in file.fds:
+                with contextlib.suppress(OSError):
+                    os.set_blocking(fd, True)
+
+
+_in_use = _InUse()
+atexit.register(_in_use.restore)
+if hasattr(os, "register_at_fork"):  # pragma: no branch (all but Windows)
+    os.register_at_fork(after_in_child=_in_use.reset)
 
 
 def claim(fd: int, status: os.stat_result) -> OpenFile | None:
@@ -65,11 +94,10 @@ def claim(fd: int, status: os.stat_result) -> OpenFile | None:
     Returns:
         The open file; `None` if it is in non-blocking mode without a stream's doing, and so is to
         stay in it.
-
     """
     inode = status.st_dev, status.st_ino, status.st_rdev
-    with _lock:
-        for file in _files.get(inode, ()):
+    with _in_use.lock:
+        for file in _in_use.files.get(inode, ()):
             if any(_is_same_file(fd, other) for other in file.fds):
                 file.is_shared = True
                 break
@@ -77,7 +105,7 @@ def claim(fd: int, status: os.stat_result) -> OpenFile | None:
             if not os.get_blocking(fd):
                 return None
             file = OpenFile(inode)
-            _files.setdefault(inode, []).append(file)
+            _in_use.files.setdefault(inode, []).append(file)
         file.fds.add(fd)
     return file
 
@@ -101,24 +129,3 @@ def _is_same_file(fd: int, other: int) -> bool:
             flip()
     except OSError:  # the other one was closed behind its stream's back
         return False
-
-
-@atexit.register
-def restore_all() -> None:
-    """Set what is still in use to blocking mode, at exit: the shell goes on with its terminal."""
-    for files in list(_files.values()):
-        for file in files:
-            for fd in file.fds:
-                with contextlib.suppress(OSError):
-                    os.set_blocking(fd, True)
-
-
-def _forget() -> None:
-    """In a forked child: what its parent's streams use is not this process's to change back."""
-    if _lock.locked():  # by a thread that the child does not have
-        _lock.release()
-    _files.clear()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch (all but Windows)
-    os.register_at_fork(after_in_child=_forget)

@@ -198,6 +198,41 @@ class Child:
                 os.close(fd)
 
 
+class _ForkGuard:
+    """Lets one start at a time get from its first pipe to its fork.
+
+    From its fork until it executes its program, a child has all descriptors that were open at the
+    fork. If these include the pipe by which another start learns that its program runs, that start
+    waits for this child too: forever, if this one has a `preexec_fn` that blocks.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as in a forked child, which has no other threads."""
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others start, if this thread holds it. Also called by a fork with a `preexec_fn`."""
+        if self._holder == threading.get_ident():
+            self._holder = None
+            self._lock.release()
+
+
+_fork_guard = _ForkGuard()
+if hasattr(os, "register_at_fork"):  # pragma: no branch (all but Windows)
+    os.register_at_fork(after_in_parent=_fork_guard.release, after_in_child=_fork_guard.reset)
+
+
 def start_child(
     command: Command, redirections: Sequence[Redirection], options: dict[str, Any]
 ) -> Child:
@@ -214,34 +249,8 @@ def start_child(
     Raises:
         Exception: What `subprocess.Popen` raises. Nothing is left open then.
     """
-    ours, theirs, given = [-1, -1, -1], [-1, -1, -1], list(redirections)
-    try:
-        # Made here: before Python 3.12, Popen leaves pipes open if it cannot make all of them.
-        for index, redirection in enumerate(given):
-            if isinstance(redirection, int) and redirection == subprocess.PIPE:
-                reading, writing = os.pipe()
-                ends = (writing, reading) if index == 0 else (reading, writing)
-                ours[index], theirs[index] = ends
-                given[index] = theirs[index]
-        made: Any = subprocess.Popen(  # noqa: S603 (that is what this is for)
-            command,
-            bufsize=0,
-            stdin=given[0],
-            stdout=given[1],
-            stderr=given[2],
-            text=False,
-            **options,
-        )
-        child = Child(made, ours)
-    except BaseException:
-        for fd in ours:
-            if fd >= 0:
-                os.close(fd)
-        raise
-    finally:
-        for fd in theirs:
-            if fd >= 0:
-                os.close(fd)
+    with _fork_guard:
+        child = _fork(command, list(redirections), options)
     try:
         child.open_pidfd()
     except BaseException:
@@ -256,6 +265,34 @@ def destroy_later(child: Child) -> None:
         EXITS.submit(child.destroy)
     except RuntimeError:
         child.destroy()
+
+
+def _fork(command: Command, redirections: list[Redirection], options: dict[str, Any]) -> Child:
+    ours, theirs = [-1, -1, -1], [-1, -1, -1]
+    try:
+        # Made here: before Python 3.12, Popen leaves pipes open if it cannot make all of them.
+        for index, redirection in enumerate(redirections):
+            if isinstance(redirection, int) and redirection == subprocess.PIPE:
+                reading, writing = os.pipe()
+                ends = (writing, reading) if index == 0 else (reading, writing)
+                ours[index], theirs[index] = ends
+                redirections[index] = theirs[index]
+        stdin, stdout, stderr = redirections
+        made: Any = subprocess.Popen(  # noqa: S603 (that is what this is for)
+            command, bufsize=0, stdin=stdin, stdout=stdout, stderr=stderr, text=False, **options
+        )
+        return Child(made, ours)
+    except BaseException:
+        _close_all(ours)
+        raise
+    finally:
+        _close_all(theirs)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 class Start:

@@ -61,8 +61,8 @@ class FileSender:
     """
 
     def __init__(self, stream: BaseIOStream, file: File, offset: int, count: int | None) -> None:
-        read = getattr(file, "read", None)
-        if isinstance(file, io.TextIOBase) or not callable(read):
+        given: object = file
+        if isinstance(given, io.TextIOBase) or not callable(getattr(given, "read", None)):
             raise TypeError(f"file must be a binary file, not {file!r}")
         check_count("offset", offset)
         if offset > MAX_OFFSET:
@@ -143,7 +143,8 @@ class FileSender:
         broken: asyncio.Future[None] = reactor.create_future()
         self._stream._eof_waiters.append(broken)
         try:
-            await asyncio.wait([result, broken], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [result, broken]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
                 broken.result()
             return result.result()
@@ -152,7 +153,7 @@ class FileSender:
             result.cancel()
             if not result.cancelled():
                 result.exception()  # so that it is not logged
-            del result, broken  # their exceptions refer to this frame
+            del result, broken, both  # their exceptions refer to this frame
 
 
 def _reads_its_descriptor(file: File) -> bool:
