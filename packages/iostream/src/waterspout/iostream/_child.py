@@ -58,6 +58,7 @@ class Child:
         self.pidfd = -1
         self._owner = os.getpid()
         self._lock = threading.Lock()
+        self._wait_lock = threading.Lock()
         self._close_pidfd: Callable[[], object] | None = None
 
     @property
@@ -123,7 +124,8 @@ class Child:
             The exit status; see `returncode`.
         """
         if not _HAS_WAITID:
-            self._take_status(0)
+            with self._wait_lock:  # the status can be taken once
+                self._take_status(0)
         while not self.reap():
             with contextlib.suppress(OSError):
                 os.waitid(*self._identity(), os.WEXITED | os.WNOWAIT)
