@@ -76,9 +76,11 @@ class PipeIOStream(BaseIOStream):
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            with contextlib.suppress(OSError):
-                self.close_fd()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                with contextlib.suppress(OSError):
+                    self.close_fd()
 
     def fileno(self) -> int:
         return self._fd
