@@ -82,6 +82,9 @@ class StreamCore:
         "error",
     )
 
+    _input_event: int = READ
+    """What is registered for input. A stream that cannot read registers only for the peer's end."""
+
     def __init__(
         self,
         io_loop: Reactor | None,
@@ -226,7 +229,7 @@ class StreamCore:
             and not self._ended
             and (self.reading() or len(self._read_buffer) < self._read_ahead)
         ):
-            events |= READ
+            events |= self._input_event
         return events
 
     def _update_events(self) -> None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from waterspout.ioloop.scheduling import ERROR, READ, Reactor
+from waterspout.ioloop.scheduling import ERROR, Reactor
 from waterspout.iostream._base import BaseIOStream
 from waterspout.iostream._blockingmode import OpenFile, claim
 from waterspout.iostream._reads import Read
@@ -64,6 +64,9 @@ class PipeIOStream(BaseIOStream):
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             raise ValueError(f"fd must be of a pipe or the like, not of a file or folder: {fd!r}")
         self._can_read, self._can_write = _directions(fd)
+        if not self._can_read:
+            # A terminal becomes readable when somebody types, and stays so.
+            self._input_event = ERROR
         self._is_terminal = os.isatty(fd)
         self._file: OpenFile | None = claim(fd, status)
         try:
@@ -159,17 +162,6 @@ class PipeIOStream(BaseIOStream):
         if self._can_read:
             raise OSError(errno.EOPNOTSUPP, "the descriptor has but one side")
         self._ended = True  # the descriptor is all there is, so it is closed now
-
-    def _wanted_events(self) -> int:
-        events = super()._wanted_events()
-        if events & READ and not self._can_read:
-            # Of a descriptor that is only written to, nothing but the reader's end is of interest.
-            # A terminal becomes readable when somebody types, and stays so.
-            events = events & ~READ | ERROR
-        return events
-
-    def _on_events(self, fd: int, events: int) -> None:
-        super()._on_events(fd, events & ~ERROR | READ if events & ERROR else events)
 
     def _fail_writes(self, error: BaseException | None) -> None:
         if not self._can_read:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from waterspout.ioloop.scheduling import READ, WRITE
+from waterspout.ioloop.scheduling import ERROR, READ, WRITE
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._errors import (
@@ -21,6 +21,8 @@ from waterspout.iostream._writing import WritingStream
 
 R = TypeVar("R")
 
+_INPUT = READ | ERROR
+"""Events after which to receive; a stream that cannot read has `ERROR`."""
 FILL_AT_MOST = 1024 * 1024
 """Bytes received before the loop gets its turn, about."""
 QUICK = 16 * 1024
@@ -199,7 +201,7 @@ class ReceivingStream(WritingStream):
         else:
             if events & WRITE:
                 self._flush()
-            if events & READ and not self._ended:
+            if events & _INPUT and not self._ended:
                 self._fill()
         if (
             direct is not None

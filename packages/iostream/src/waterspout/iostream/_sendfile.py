@@ -142,8 +142,8 @@ class FileSender:
         # A future like those of write_eof(), of which there are none now, fails with the stream.
         broken: asyncio.Future[None] = reactor.create_future()
         self._stream._eof_waiters.append(broken)
+        both: list[asyncio.Future[Any]] = [result, broken]
         try:
-            both: list[asyncio.Future[Any]] = [result, broken]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
                 broken.result()
