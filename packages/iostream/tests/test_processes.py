@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent import futures
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 import pytest
 
+from waterspout.ioloop import IOLoop
 from waterspout.ioloop.testing import cancel_everywhere
-from waterspout.iostream import StreamBufferFullError, open_process
+from waterspout.iostream import StreamBufferFullError, _child, open_process
+from waterspout.iostream._offloop import STARTS, DaemonExecutor
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows watches no pipes"),
@@ -150,29 +154,202 @@ async def test_cancelled_again_and_again_it_is_reaped_all_the_same():
     assert work.process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, monkeypatch):
-    children, cancelled = [], threading.Event()
-    original = subprocess.Popen
+@pytest.fixture
+def slow_popen(monkeypatch):
+    """Starts that wait for `go`; with the processes that were started."""
 
-    def popen(*args, **kwargs):
-        cancelled.wait(10)
-        children.append(original(*args, **kwargs))
-        return children[-1]
+    class Slow:
+        def __init__(self):
+            self.begun, self.go, self.children = threading.Event(), threading.Event(), []
 
-    monkeypatch.setattr(subprocess, "Popen", popen)
+        def popen(self, *args, **kwargs):
+            self.begun.set()
+            assert self.go.wait(10)
+            self.children.append(original(*args, **kwargs))
+            return self.children[-1]
+
+    original, slow = subprocess.Popen, Slow()
+    monkeypatch.setattr(subprocess, "Popen", slow.popen)
+    yield slow
+    slow.go.set()
+
+
+async def has_begun(event):
+    while not event.is_set():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_cancelled_while_it_starts_it_is_killed_and_reaped(turns, slow_popen):
+    descriptors = open_descriptors()
     starting = asyncio.create_task(open_process(["sleep", "100"], stdin=PIPE, stdout=PIPE))
+    await has_begun(slow_popen.begun)
+    starting.cancel()
     for _ in range(turns):
         await asyncio.sleep(0)
-    starting.cancel()
-    cancelled.set()
+        starting.cancel()  # again, while it waits for the start
+    slow_popen.go.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert children or not turns
-    for child in children:
-        assert child.returncode == -signal.SIGKILL
-        assert child.stdin.closed
-        assert not is_alive(child.pid)
+    (child,) = slow_popen.children
+    assert child.returncode == -signal.SIGKILL
+    assert not is_alive(child.pid)
+    assert open_descriptors() == descriptors
+
+
+async def test_cancelled_while_a_start_that_fails_runs(slow_popen):
+    descriptors = open_descriptors()
+    starting = asyncio.create_task(open_process(["no such program"], stdout=PIPE))
+    await has_begun(slow_popen.begun)
+    starting.cancel()
+    await asyncio.sleep(0)
+    slow_popen.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert open_descriptors() == descriptors
+
+
+async def test_cancelled_when_it_has_started_it_is_killed_and_reaped(slow_popen, monkeypatch):
+    """The process runs, and the task does not know it yet."""
+    descriptors = open_descriptors()
+    started, original = threading.Event(), _child.Start.run
+
+    def run(start):
+        child = original(start)
+        started.set()
+        return child
+
+    monkeypatch.setattr(_child.Start, "run", run)
+    starting = asyncio.create_task(open_process(["sleep", "100"], stdin=PIPE, stdout=PIPE))
+    await has_begun(slow_popen.begun)
+    slow_popen.go.set()
+    assert started.wait(10)  # without a turn of the loop
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    (child,) = slow_popen.children
+    assert child.returncode == -signal.SIGKILL
+    assert open_descriptors() == descriptors
+
+
+@pytest.mark.parametrize("stage", ["queued", "starting", "started"])
+def test_a_loop_that_ends_while_a_process_starts_leaves_none(stage, slow_popen, monkeypatch):
+    executor = DaemonExecutor("starts", 1, 0.05)
+    monkeypatch.setattr("waterspout.iostream._process.STARTS", executor)
+    descriptors, gate = open_descriptors(), threading.Event()
+    if stage == "queued":
+        executor.submit(gate.wait, 10)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(open_process(["sleep", "100"], stdin=PIPE))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.call_soon(loop.stop)
+    if stage != "queued":
+        assert slow_popen.begun.wait(10)
+    if stage == "started":
+        slow_popen.go.set()
+        assert executor.submit(lambda: True).result(10)
+    coroutine = task.get_coro()
+    loop.close()
+    coroutine.close()
+    task._log_destroy_pending = False
+    slow_popen.go.set()
+    gate.set()
+    assert executor.submit(lambda: True).result(10)
+    wait_until(lambda: open_descriptors() == descriptors)
+    assert len(slow_popen.children) == (stage != "queued")
+    wait_until(lambda: all(child.returncode is not None for child in slow_popen.children))
+    assert all(child.returncode == -signal.SIGKILL for child in slow_popen.children)
+
+
+async def test_cancelled_before_it_starts_it_returns_at_once_and_starts_nothing(monkeypatch):
+    executor, gate, started = DaemonExecutor("starts", 1, 0.05), threading.Event(), []
+    monkeypatch.setattr("waterspout.iostream._process.STARTS", executor)
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: started.append(1))
+    blocked = executor.submit(gate.wait, 10)
+    starting = asyncio.create_task(open_process(["true"]))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not blocked.done()
+    gate.set()
+    assert executor.submit(lambda: True).result(10)
+    assert started == []
+
+
+async def test_a_start_that_was_abandoned_in_the_queue_starts_nothing():
+    start = _child.Start(lambda: pytest.fail("it was started"))
+    assert start.abandon() == (False, None)
+    assert start.run() is None
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("way", ["busy", "processes"])
+async def test_the_default_executor_is_left_alone(way):
+    if way == "busy":
+        pool, gate = futures.ThreadPoolExecutor(1), threading.Event()
+        IOLoop.current().set_default_executor(pool)
+        pool.submit(gate.wait)
+        async with await open_process(["cat"], stdin=PIPE, stdout=PIPE) as process:
+            assert await process.communicate(b"x") == (b"x", None)
+        gate.set()
+    else:
+        pool = NoExecutor()
+        IOLoop.current().set_default_executor(pool)
+        async with await open_process(["cat"], stdin=PIPE, stdout=PIPE) as process:
+            assert await process.communicate(b"x") == (b"x", None)
+    pool.shutdown()
+
+
+class NoExecutor(futures.Executor):
+    def submit(self, *args, **kwargs):
+        pytest.fail("it was used")
+
+
+@pytest.mark.filterwarnings("ignore:.*preexec_fn:DeprecationWarning")
+async def test_a_start_that_blocks_holds_up_no_other_start(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def block():
+        os.close(os.open(fifo, os.O_RDONLY))
+
+    blocked = asyncio.create_task(open_process(["true"], preexec_fn=block))
+    others = [await open_process(["true"]) for _ in range(3)]
+    assert [await other.wait() for other in others] == [0, 0, 0]
+    assert not blocked.done()
+    with fifo.open("wb"):
+        pass
+    async with await blocked as process:
+        assert await process.wait() == 0
+
+
+@pytest.mark.only_on("linux")
+@pytest.mark.filterwarnings("ignore:.*preexec_fn:DeprecationWarning")
+async def test_a_death_signal_does_not_come_while_the_program_lives(monkeypatch):
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    # Threads of other executors end after a while; that of starts must not.
+    ours = DaemonExecutor("starts", STARTS._max_workers, STARTS._idle_seconds)
+    assert STARTS._idle_seconds is None
+    monkeypatch.setattr("waterspout.iostream._process.STARTS", ours)
+
+    def die_with_the_parent():
+        libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+
+    pool = futures.ThreadPoolExecutor(1)
+    IOLoop.current().set_default_executor(pool)
+    async with await open_process(["cat"], stdin=PIPE, preexec_fn=die_with_the_parent) as process:
+        pool.shutdown()
+        process.stdin.close()
+        assert await process.wait() == 0
 
 
 class Children:

@@ -77,26 +77,34 @@ class BaseIOStream(ReadingStream):
     async def sendfile(self, file: File, offset: int = 0, count: int | None = None) -> int:
         """Send a file, after what was written before.
 
-        The kernel does it alone where it can (`os.sendfile`), else it is read piece by piece, off
-        the loop. Until it is done, nothing else can be written. If it is cancelled or fails when
-        a part has been sent, the stream is closed.
+        What is sent is what the file object's `read()` gives: of a compressed file, its contents.
+        For a file on disk as `open` returns it, the kernel does it alone where it can
+        (`os.sendfile`), after the file was flushed. Else the file is read piece by piece in a
+        thread of the package's own. Until it is done, nothing else can be written. If it is
+        cancelled or fails when a part has been sent, the stream is closed. A piece that is being
+        read at that moment is read to its end.
 
         Args:
-            file: A binary file. Its position afterwards does not matter.
-            offset: Where in the file to begin, in bytes.
+            file: A binary file, or any object whose `read(size)` returns bytes. Its position
+                afterwards does not matter.
+            offset: Where in the file to begin, in bytes. With 0, a file that cannot seek is sent
+                from where it is.
             count: How many bytes to send at most; `None` sends all to the end.
 
         Returns:
             How many bytes were sent.
 
         Raises:
-            TypeError: If an argument is of the wrong kind.
-            ValueError: If `offset` or `count` is negative, or `offset` is not 0 for a file that
-                cannot seek.
+            TypeError: If an argument is of the wrong kind, or the file's `read` returns something
+                other than bytes.
+            ValueError: If `offset` or `count` is negative, `offset` is not 0 for a file that
+                cannot seek, or the file is closed.
             OSError: If the file cannot be read, or the loop cannot watch the descriptor.
+            Exception: What else the file object's methods raise.
             StreamClosedError: If the stream is closed, or is closed meanwhile.
             RuntimeError: If another file is being sent, `write_eof` was called, or no loop is
                 running.
+            io.UnsupportedOperation: If the stream cannot write.
         """
         sender = FileSender(self, file, offset, count)
         if self._sending_file:

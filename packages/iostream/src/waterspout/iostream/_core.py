@@ -96,6 +96,8 @@ class StreamCore:
 
     _keeps_unsent = False
     """Whether bytes that `write_to_fd` did not take may be sent all the same."""
+    _input_event: int = READ
+    """What is registered for input. A stream that cannot read registers only for the peer's end."""
 
     def __init__(
         self,
@@ -255,7 +257,7 @@ class StreamCore:
             and not self._ended
             and (self.reading() or len(self._read_buffer) < self._read_ahead)
         ):
-            events |= READ
+            events |= self._input_event
         return events
 
     def _update_events(self) -> None:

@@ -136,8 +136,9 @@ LOOKUPS: Final = DaemonExecutor("waterspout-lookup", 32)
 """Resolves names. More look-ups than that wait for one of them to end."""
 FILES: Final = DaemonExecutor("waterspout-file", 32)
 """Reads files."""
-STARTS: Final = DaemonExecutor("waterspout-start", 1, None)
-"""Starts processes. Its thread never ends: to the kernel it is the parent of the processes, and one
-that asked for a death signal (`PR_SET_PDEATHSIG`, prctl(2)) is killed when that thread ends."""
+STARTS: Final = DaemonExecutor("waterspout-start", 32, None)
+"""Starts processes. Its threads never end: to the kernel the thread that forks is the parent, and a
+process that asked for a death signal (`PR_SET_PDEATHSIG`, prctl(2)) is killed when that thread
+ends. There is one thread unless starts overlap, for instance while a `preexec_fn` blocks."""
 EXITS: Final = DaemonExecutor("waterspout-exit", None)
 """Waits for processes to end, where the loop cannot watch them."""

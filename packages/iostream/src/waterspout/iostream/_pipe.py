@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import select
 import stat
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from waterspout.ioloop.scheduling import Reactor
+from waterspout.ioloop.scheduling import ERROR, Reactor
 from waterspout.iostream._base import BaseIOStream
+from waterspout.iostream._blockingmode import OpenFile, claim
 from waterspout.iostream._reads import Read
+
+T = TypeVar("T")
 
 
 class PipeIOStream(BaseIOStream):
     """A stream over a descriptor: one end of a pipe, a FIFO, a terminal.
 
-    The stream owns the descriptor: it makes it non-blocking, and closes it. A pipe has one
-    direction; reading from its writing end, and the other way round, raises
-    `io.UnsupportedOperation` (an `OSError`). The close callback of a stream that writes tells of
-    a reader that is gone.
+    The stream owns the descriptor and closes it. A pipe has one direction; reading from its writing
+    end, and the other way round, raises `io.UnsupportedOperation` (an `OSError`). The close
+    callback of a stream that writes is also called when the reader is gone.
+
+    The blocking mode belongs to the open file, which others may share: a terminal is shared with
+    the shell and with `print`. A terminal is set to non-blocking mode only during each call that
+    reads or writes, unless several streams use it at the same time. Any other descriptor is in
+    non-blocking mode as long as a stream uses it. Once the last stream of an open file is closed or
+    detached, or else at exit, the mode is what it was.
 
     Args:
         fd: The descriptor.
@@ -38,6 +48,9 @@ class PipeIOStream(BaseIOStream):
 
     can_write_eof = True
 
+    _fd = -1
+    _file: OpenFile | None = None
+
     def __init__(self, fd: int, io_loop: Reactor | None = None, **kwargs: Any) -> None:
         if sys.platform == "win32":
             raise NotImplementedError("PipeIOStream: Windows cannot watch descriptors")
@@ -46,13 +59,31 @@ class PipeIOStream(BaseIOStream):
             raise TypeError(f"fd must be a descriptor, not {fd!r}")
         if fd < 0:
             raise ValueError(f"fd must not be negative, not {fd!r}")
-        mode = os.fstat(fd).st_mode
+        status = os.fstat(fd)
+        mode = status.st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             raise ValueError(f"fd must be of a pipe or the like, not of a file or folder: {fd!r}")
         self._can_read, self._can_write = _directions(fd)
-        self._was_blocking = os.get_blocking(fd)
-        os.set_blocking(fd, False)
-        self._fd = fd
+        if not self._can_read:
+            # A terminal becomes readable when somebody types, and stays so.
+            self._input_event = ERROR
+        self._is_terminal = os.isatty(fd)
+        self._file: OpenFile | None = claim(fd, status)
+        try:
+            if not self._is_terminal or (self._file is not None and self._file.is_shared):
+                os.set_blocking(fd, False)
+        except BaseException:
+            self._release(fd)
+            raise
+        self._fd = fd  # owned from now on
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                with contextlib.suppress(OSError):
+                    self.close_fd()
 
     def fileno(self) -> int:
         return self._fd
@@ -60,7 +91,8 @@ class PipeIOStream(BaseIOStream):
     def detach(self) -> int:
         """Give the descriptor away, in the blocking mode in which it came. The stream is closed.
 
-        Bytes that were read ahead are lost, and writes that wait fail.
+        Bytes that were read ahead are lost, and writes that wait fail. While other streams use the
+        same open file, it stays in non-blocking mode.
 
         Returns:
             The descriptor.
@@ -72,15 +104,16 @@ class PipeIOStream(BaseIOStream):
             raise ValueError("detach() of a stream that is closed")
         fd, self._fd = self._fd, -1
         self.close()
-        os.set_blocking(fd, self._was_blocking)
+        self._release(fd)
         return fd
 
     def close_fd(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            # Others may have the same one: that of a terminal, say, is the shell's, too.
-            os.set_blocking(fd, self._was_blocking)
-            os.close(fd)
+            try:
+                self._release(fd)
+            finally:
+                os.close(fd)
 
     def read_from_fd(self, buf: memoryview) -> int | None:
         if not self._can_read:  # it is only watched, for the reader's end
@@ -88,6 +121,8 @@ class PipeIOStream(BaseIOStream):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             return None
         try:
+            if self._is_terminal:
+                return self._without_blocking(os.readv, [buf])
             return os.readv(self._fd, [buf])
         except (BlockingIOError, InterruptedError):
             return None
@@ -98,14 +133,40 @@ class PipeIOStream(BaseIOStream):
 
     def write_to_fd(self, data: memoryview) -> int:
         try:
+            if self._is_terminal:
+                return self._without_blocking(os.write, data)
             return os.write(self._fd, data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def _without_blocking(self, move: Callable[[int, T], int], data: T) -> int:
+        """Read from or write to a terminal, in non-blocking mode for the time of the call.
+
+        It is set each time, since other processes may set the terminal to blocking mode.
+        """
+        fd = self._fd
+        os.set_blocking(fd, False)
+        try:
+            return move(fd, data)
+        finally:
+            # Streams that share it may run in other threads, so these must not meet its change.
+            if self._file is not None and not self._file.is_shared:
+                os.set_blocking(fd, True)
+
+    def _release(self, fd: int) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.release(fd)
 
     def shut_down_fd(self) -> None:
         if self._can_read:
             raise OSError(errno.EOPNOTSUPP, "the descriptor has but one side")
         self._ended = True  # the descriptor is all there is, so it is closed now
+
+    def _fail_writes(self, error: BaseException | None) -> None:
+        if not self._can_read:
+            self._ended = True  # nothing else can be done with it, so it is closed now
+        super()._fail_writes(error)
 
     def _start_read(self, read: Read[Any], callback: Callable[[Any], object] | None) -> Any:
         if not self._can_read:

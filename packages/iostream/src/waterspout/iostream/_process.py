@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
+import signal as _signal
 import sys
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import partial
 from signal import Signals
 from types import TracebackType
-from typing import IO, Any, Self, TypeAlias
+from typing import Any, Self
 
 from waterspout.ioloop.scheduling import (
     READ,
@@ -22,11 +21,17 @@ from waterspout.ioloop.scheduling import (
     timeout_seconds,
 )
 from waterspout.iostream._checks import bytes_view
+from waterspout.iostream._child import (
+    Child,
+    Command,
+    Redirection,
+    Start,
+    destroy_later,
+    start_child,
+)
 from waterspout.iostream._errors import StreamClosedError
+from waterspout.iostream._offloop import EXITS, STARTS
 from waterspout.iostream._pipe import PipeIOStream
-
-Command: TypeAlias = str | bytes | os.PathLike[str] | Sequence[str | bytes | os.PathLike[str]]
-Redirection: TypeAlias = int | IO[Any] | None
 
 _OURS = {"bufsize", "close_fds", "encoding", "errors", "pipesize", "text", "universal_newlines"}
 """Arguments of `subprocess.Popen` that would come between the process and its streams."""
@@ -45,7 +50,13 @@ async def open_process(
         async with await open_process(["sort"], stdin=PIPE, stdout=PIPE) as process:
             output, _ = await process.communicate(b"b\na\n")
 
-    Cancelled, at any moment, it kills the process if that has started, and reaps it.
+    The process is started in a thread of the package's own, which lives as long as this process: a
+    death signal (`PR_SET_PDEATHSIG`) comes when this process ends, and not before. No job of the
+    loop's default executor is waited for.
+
+    Cancelled before the start has begun, it starts nothing. Cancelled later, it waits until the
+    start is over, kills the process and reaps it. If it raises, no process and no descriptor is
+    left.
 
     Args:
         command: A program and its arguments; with `shell=True`, a line for the shell.
@@ -61,8 +72,11 @@ async def open_process(
 
     Raises:
         TypeError: If an option is of no use here, or unknown.
-        OSError: If it cannot be started, such as `FileNotFoundError`.
-        RuntimeError: If the running loop has no `Reactor`.
+        OSError: If it cannot be started, such as `FileNotFoundError`, or its streams cannot be
+            made, such as for want of descriptors.
+        ValueError: If `subprocess.Popen` refuses an option.
+        subprocess.SubprocessError: If `preexec_fn` raises.
+        RuntimeError: If the running loop has no `Reactor`, or no thread can be started.
         NotImplementedError: On Windows, whose pipes cannot be watched.
     """
     if sys.platform == "win32":
@@ -72,24 +86,59 @@ async def open_process(
     reactor = current_scheduler()
     if not isinstance(reactor, Reactor):
         raise RuntimeError(f"the running loop's {reactor!r} is no Reactor")
-
-    def start() -> subprocess.Popen[bytes]:
-        child: Any = subprocess.Popen(  # noqa: S603 (that is what this is for)
-            command, bufsize=0, stdin=stdin, stdout=stdout, stderr=stderr, text=False, **options
-        )
-        given: subprocess.Popen[bytes] = child
-        return given
-
-    starting = reactor.run_in_executor(None, start)
+    child = await _start(reactor, partial(start_child, command, (stdin, stdout, stderr), options))
     try:
-        child = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        try:
-            await _done_with(starting)
-        finally:
-            _end_unwanted(starting)
+        return Process(child, reactor)
+    except BaseException:
+        await _destroy(reactor, child)
         raise
-    return Process(child, reactor)
+
+
+async def _start(reactor: Reactor, start_it: "partial[Child]") -> Child:
+    """Start a child in a thread, and leave none behind if that fails or is cancelled."""
+    start = Start(start_it)
+    starting = reactor.run_in_executor(STARTS, start.run)
+    # A future of its own is always waited for: that of the executor may be done at once.
+    started: asyncio.Future[None] = reactor.create_future()
+    starting.add_done_callback(partial(_resolve, started))
+    try:
+        await started
+    except BaseException as error:
+        begun, child = start.abandon()
+        if isinstance(error, GeneratorExit):  # nothing can be awaited any more
+            if child is not None:
+                destroy_later(child)
+        elif child is not None:
+            await _destroy(reactor, child)
+        elif begun:
+            await _until_done(starting)
+        else:
+            starting.cancel()
+        raise
+    try:
+        result = starting.result()
+    finally:
+        del starting  # its exception refers to this frame
+    assert result is not None, "it was not abandoned"
+    return result
+
+
+def _resolve(waiting: "asyncio.Future[None]", done: "asyncio.Future[Any]") -> None:
+    """Note that a future is done, however it ended."""
+    if not done.cancelled():
+        done.exception()
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+async def _destroy(reactor: Reactor, child: Child) -> None:
+    """Kill a child and reap it, off the loop."""
+    try:
+        destroying = reactor.run_in_executor(EXITS, child.destroy)
+    except RuntimeError:  # no thread can be started
+        child.destroy()
+    else:
+        await _until_done(destroying)
 
 
 class Process:
@@ -107,17 +156,24 @@ class Process:
         stderr: A stream to read from, if it was to be one.
     """
 
-    def __init__(self, child: "subprocess.Popen[bytes]", reactor: Reactor) -> None:
+    def __init__(self, child: Child, reactor: Reactor) -> None:
         self._child = child
         self._reactor = reactor
         self.pid: int = child.pid
-        self.args: Any = child.args
-        self.stdin: PipeIOStream | None = _stream_over(child.stdin, reactor)
-        self.stdout: PipeIOStream | None = _stream_over(child.stdout, reactor)
-        self.stderr: PipeIOStream | None = _stream_over(child.stderr, reactor)
-        self._outputs: tuple[asyncio.Future[bytes] | None, ...] | None = None
+        self.args: Any = child.popen.args
+        self._has_input = False  # whether communicate() has given it its input
+        self._outputs: list[asyncio.Future[bytes] | None] = [None, None]
         self._exited: asyncio.Future[None] = reactor.create_future()
-        self._watch_exit()
+        streams: list[PipeIOStream | None] = []
+        try:
+            for index, fd in enumerate(child.pipes):
+                streams.append(None if fd < 0 else PipeIOStream(fd, reactor))
+                child.pipes[index] = -1
+            self._watch_exit()
+        except BaseException:
+            _close(streams)
+            raise
+        self.stdin, self.stdout, self.stderr = streams
 
     def __repr__(self) -> str:
         code = self.returncode
@@ -142,15 +198,19 @@ class Process:
             if exc_type is None:
                 await self.wait()
         finally:
-            self.kill()
-            await _done_with(self._exited)
-            for stream in (self.stdin, self.stdout, self.stderr):
-                if stream is not None:
-                    stream.close()
+            try:
+                if self._child.is_ours() and self._child.kill():
+                    await _until_done(self._exited)
+            finally:
+                _close((self.stdin, self.stdout, self.stderr))
 
     @property
     def returncode(self) -> int | None:
-        """How it ended: a status, or minus the number of a signal; `None` while it runs."""
+        """Exit status; the negative signal number if killed by a signal; `None` while running.
+
+        255 if the status is unknown, because other code has reaped the process or SIGCHLD is
+        ignored. A warning is then logged to `waterspout.iostream`.
+        """
         return self._child.returncode
 
     async def wait(self, timeout: Timeout = None) -> int:
@@ -193,30 +253,32 @@ class Process:
 
         Raises:
             TimeoutError: If it takes longer.
-            ValueError: If there is data and `stdin` is no stream, or was given some before.
+            ValueError: If there is data and `stdin` is no stream, or was given some before; if
+                `timeout` is NaN, or a number of more than ten years.
             StreamBufferFullError: If more comes out than a stream's `max_buffer_size`.
+            StreamClosedError: If `stdout` or `stderr` was closed on this side.
+            RuntimeError: If another read of `stdout` or `stderr` is pending, or there is data and
+                `stdin` is ended or is sending a file.
             TypeError: If an argument is of the wrong kind.
         """
         seconds = timeout_seconds(timeout)
         view = None if data is None else bytes_view("data", data)
-        if view is not None and (self.stdin is None or self._outputs is not None):
+        if view is not None and (self.stdin is None or self._has_input):
             raise ValueError("data must be None: stdin is no stream, or was given its data before")
-        if self._outputs is None:
-            self._outputs = tuple(
-                None if stream is None else stream.read_until_close()
-                for stream in (self.stdout, self.stderr)
-            )
+        self._check_can_read()
+        if not self._has_input:
             self._give_input(view)
-        pending = [output for output in self._outputs if output is not None]
+            self._has_input = True
         with time_limit(seconds):
-            if pending:
-                await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
-            for one in pending:
-                if one.done() and one.exception() is not None:
-                    one.result()  # nobody reads on, so the process may never end
+            await self._read_outputs()
             await self.wait()
         output, errors = (None if one is None else one.result() for one in self._outputs)
         return output, errors
+
+    def _check_can_read(self) -> None:
+        for stream, output in zip((self.stdout, self.stderr), self._outputs, strict=True):
+            if stream is not None and output is None and stream.reading():
+                raise RuntimeError("another read of an output is pending")
 
     def _give_input(self, view: memoryview | None) -> None:
         stdin = self.stdin
@@ -227,66 +289,94 @@ class Process:
                     stdin.write(view)
                 stdin.write_eof()
 
+    async def _read_outputs(self) -> None:
+        """Read both outputs to their ends, on from where an earlier call was cancelled."""
+        for index, stream in enumerate((self.stdout, self.stderr)):
+            if stream is not None and self._outputs[index] is None:
+                self._outputs[index] = stream.read_until_close()
+        if any(self._outputs):
+            await asyncio.wait(
+                [output for output in self._outputs if output is not None],
+                return_when=asyncio.FIRST_EXCEPTION,
+            )
+        for index, output in enumerate(self._outputs):
+            if output is not None and output.done() and output.exception() is not None:
+                # Nobody reads on, so the process may never end. The next call begins a new read;
+                # a future that was kept would form a cycle with its exception's frames.
+                self._outputs[index] = None
+                try:
+                    output.result()
+                finally:
+                    del output
+
     def send_signal(self, signal: "int | Signals") -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal, if it still runs.
+
+        Never signals another process that has got its number. Does nothing in a process that was
+        forked from the one that started it.
+
+        Args:
+            signal: The number of the signal.
+
+        Raises:
+            PermissionError: If the process runs as another user.
+            OSError: If there is no such signal.
+        """
         self._child.send_signal(signal)
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM), if it still runs."""
-        self._child.terminate()
+        """Ask it to end (SIGTERM), as `send_signal` does.
+
+        Raises:
+            PermissionError: If the process runs as another user.
+        """
+        self._child.send_signal(_signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it (SIGKILL), if it still runs."""
-        self._child.kill()
+        """End it (SIGKILL), as `send_signal` does.
+
+        Raises:
+            PermissionError: If the process runs as another user.
+        """
+        self._child.send_signal(_signal.SIGKILL)
 
     def _watch_exit(self) -> None:
-        """Reap it when it ends, and tell."""
-        try:
-            watched = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, or an old one
-            waiting = self._reactor.run_in_executor(None, self._child.wait)
-            waiting.add_done_callback(lambda _: self._exited.set_result(None))
+        """Reap it when it ends, and resolve `_exited`."""
+        pidfd = self._child.pidfd
+        if pidfd < 0:
+            self._wait_in_thread()
             return
-        # If the loop ends before the process, nobody else closes it.
-        release = weakref.finalize(self, os.close, watched)
 
         def on_events(_: object, events: int) -> None:
-            self._reactor.remove_handler(watched)
-            release()
-            self._child.wait()  # at once: it has ended
-            self._exited.set_result(None)
+            self._reactor.remove_handler(pidfd)  # reaping closes the descriptor
+            if self._child.reap():
+                self._exited.set_result(None)
+            else:  # a debugger has to reap it first (ptrace(2))
+                self._wait_in_thread()
 
-        self._reactor.add_handler(watched, on_events, READ)
+        self._reactor.add_handler(pidfd, on_events, READ)
 
-
-def _stream_over(pipe: IO[bytes] | None, reactor: Reactor) -> PipeIOStream | None:
-    """A stream that takes the descriptor of a file object away from it."""
-    if pipe is None:
-        return None
-    descriptor = os.dup(pipe.fileno())
-    pipe.close()
-    return PipeIOStream(descriptor, reactor)
+    def _wait_in_thread(self) -> None:
+        waiting = self._reactor.run_in_executor(EXITS, self._child.wait)
+        waiting.add_done_callback(partial(_resolve, self._exited))
 
 
-def _end_unwanted(starting: "asyncio.Future[subprocess.Popen[bytes]]") -> None:
-    """Kill and reap a process for which nobody waits any more."""
-    if starting.cancelled() or starting.exception() is not None:
-        return
-    child = starting.result()
-    for pipe in (child.stdin, child.stdout, child.stderr):
-        if pipe is not None:
-            pipe.close()
-    child.kill()
-    child.wait()
+def _close(streams: Iterable[PipeIOStream | None]) -> None:
+    for stream in streams:
+        if stream is not None:
+            stream.close()
 
 
-async def _done_with(future: "asyncio.Future[Any]") -> None:
-    """Wait for what takes no time, however often the task is cancelled; that is raised at last."""
+async def _until_done(future: "asyncio.Future[Any]") -> None:
+    """Wait for a future although the task is cancelled, and raise the cancellation at the end."""
     cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
+    try:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+    finally:
+        del cancelled  # it refers to this frame

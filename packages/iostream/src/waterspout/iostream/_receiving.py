@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from waterspout.ioloop.scheduling import READ, WRITE
+from waterspout.ioloop.scheduling import ERROR, READ, WRITE
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._delayed import DelayedAttempt
@@ -20,6 +20,8 @@ R = TypeVar("R")
 
 _Future = asyncio.Future
 
+_INPUT = READ | ERROR
+"""Events after which to receive; a stream that cannot read has `ERROR`."""
 FILL_AT_MOST = 1024 * 1024
 """Bytes received before the loop gets its turn, about."""
 QUICK = 16 * 1024
@@ -255,7 +257,7 @@ class ReceivingStream(WritingStream):
             elif not self._closed:
                 if events & WRITE:
                     self._flush()
-                if events & READ and not self._ended:
+                if events & _INPUT and not self._ended:
                     self._fill()
         except Exception as error:
             self._break(error)
