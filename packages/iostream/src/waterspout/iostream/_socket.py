@@ -22,7 +22,7 @@ from waterspout.iostream._tlscontext import (
     check_name,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels, wrap
+from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels
 
 if TYPE_CHECKING:
     from waterspout.iostream._tls import SSLIOStream
@@ -200,7 +200,7 @@ class IOStream(BaseIOStream):
             raise RuntimeError("start_tls() of a stream that is not connected, or half closed")
         socket, received, callback = self._detach()
         stream = SSLIOStream(
-            wrap(socket, context, server_side, server_hostname, received),  # type: ignore[arg-type]
+            MemoryTLSSocket(socket, context, server_side, server_hostname, received),  # type: ignore[arg-type]
             self._reactor,
             handshake_timeout=seconds,
             max_buffer_size=self._max_buffer_size,

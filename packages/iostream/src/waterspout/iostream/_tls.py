@@ -35,7 +35,7 @@ from waterspout.iostream._tlscontext import (
     explain,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, TLSSocket, wrap
+from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, SocketEngine, TLSEngine, TLSSocket
 
 
 class SSLIOStream(IOStream):
@@ -87,7 +87,7 @@ class SSLIOStream(IOStream):
         self._handshake_begun = False
         self._has_opened = False
         self._opening = True
-        self._held_end: int | OSError | None = None  # what came behind the bytes just received
+        self._engine: TLSEngine | None = None  # None until it is connected
         self._write_wants_read = self._read_wants_write = False  # of the protocol's own accord
         self._reads_held_input = False  # whether that is about to happen
         self._server_side = server_side
@@ -96,8 +96,7 @@ class SSLIOStream(IOStream):
         if isinstance(socket, ssl.SSLSocket | MemoryTLSSocket):
             if not self._has_peer:
                 raise ValueError("socket must be connected if it is an SSLSocket")
-            if isinstance(socket, ssl.SSLSocket):
-                socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+            self._engine = SocketEngine(socket) if isinstance(socket, ssl.SSLSocket) else socket
             return
         self._context = ssl_context(ssl_options, server_side)
         if self._has_peer:
@@ -134,7 +133,7 @@ class SSLIOStream(IOStream):
     @property
     def negotiated_protocol(self) -> str | None:
         """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing."""
-        return self.socket.selected_alpn_protocol() if self._has_opened else None
+        return self._engine.negotiated_protocol() if self._has_opened else None
 
     @overload
     def peer_certificate(self, binary: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -150,71 +149,63 @@ class SSLIOStream(IOStream):
             What it says, as `ssl.SSLSocket.getpeercert` puts it, if it was verified; `None` if
             there is none, or the handshake is not done.
         """
-        certificate: Any = self.socket.getpeercert(binary) if self._has_opened else None
+        certificate: Any = self._engine.peer_certificate(binary) if self._has_opened else None
         return certificate or None
 
     def close_fd(self) -> None:
         reactor = self._reactor
         if self._has_opened and not self.error and reactor is not None and sys.platform != "win32":
             with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiting
-                Linger(reactor, self.socket)
+                Linger(reactor, self._engine)
                 return
         super().close_fd()
 
     def read_from_fd(self, buf: memoryview) -> int | None:
-        engine: Any = self.socket
-        end, self._held_end = self._held_end, None
-        received = 0
-        while end is None and len(buf) - received >= RECORD:
-            try:
-                size = engine.read(len(buf) - received, buf[received:])
-            except ssl.SSLWantReadError:
-                return received or None
-            except ssl.SSLWantWriteError:
-                self._read_wants_write = True
-                return received or None
-            except OSError as error:
-                end = error
-            else:
-                received += size
-                end = 0 if size == 0 else None
-        if received:
-            self._held_end = end
-            return received
-        if isinstance(end, OSError):
-            raise end
-        return end
+        assert self._engine is not None
+        try:
+            return self._engine.read_into(buf)
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            return None
 
     def _fill(self) -> None:
+        engine = self._engine
+        assert engine is not None
         super()._fill()
         # The end may have been met behind the bytes; the descriptor may not tell of it again.
-        if self._held_end is not None and not self._ended:
+        if engine.at_end() and not self._ended:
             super()._fill()
+        if self._write_wants_read and not self._closed:  # for which input may have come just now
+            self._write_wants_read = False
+            self._flush()
 
     def write_to_fd(self, data: memoryview) -> int:
+        engine = self._engine
+        assert engine is not None
         sent = 0
         try:
             while sent < len(data):
-                sent += self.socket.send(data[sent:])
+                sent += engine.send(data[sent:])
         except ssl.SSLWantWriteError:
             pass
         except ssl.SSLWantReadError:
             self._write_wants_read = True
-        except OSError:
+        except OSError as error:
             if sent == 0:
-                raise  # else the next time
+                raise engine.reason_of(error) from None
+            # else the next time
         return sent
 
     def _flush(self) -> None:
-        if isinstance(self.socket, MemoryTLSSocket):
-            self.socket.flush()
+        if self._engine is not None:
+            self._engine.flush()
         super()._flush()
 
     def _update_events(self) -> None:
         super()._update_events()
-        engine = self.socket
+        engine = self._engine
         if (
-            isinstance(engine, MemoryTLSSocket)
+            engine is not None
             and engine.holds_input
             and not (self._closed or self._reads_held_input)
             and self._wanted_events() & READ
@@ -229,7 +220,7 @@ class SSLIOStream(IOStream):
 
     def _wanted_events(self) -> int:
         events = super()._wanted_events()
-        if isinstance(self.socket, MemoryTLSSocket) and self.socket.holds_output():
+        if self._engine is not None and self._engine.holds_output:
             events |= WRITE
         if self._write_wants_read:
             events = events & ~WRITE | READ
@@ -238,6 +229,10 @@ class SSLIOStream(IOStream):
         return events
 
     def _on_events(self, fd: int, events: int) -> None:
+        if self._reads_held_input:
+            events &= ~READ  # that comes next, with the work that is allowed for one event
+        if self._engine is not None:
+            self._engine.renew()
         if events & READ and self._write_wants_read:
             self._write_wants_read = False
             events |= WRITE
@@ -266,9 +261,8 @@ class SSLIOStream(IOStream):
 
     def _wrap(self, context: ssl.SSLContext) -> None:
         check_name(context, self._server_side, self._server_hostname)
-        plain: Any = self.socket
-        wrapped = wrap(plain, context, self._server_side, self._server_hostname)
-        self.socket = wrapped  # pyright: ignore[reportIncompatibleVariableOverride]
+        wrapped = MemoryTLSSocket(self.socket, context, self._server_side, self._server_hostname)
+        self.socket = self._engine = wrapped  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:
@@ -284,7 +278,7 @@ class SSLIOStream(IOStream):
             super()._advance_opening()
             return
         try:
-            self.socket.do_handshake()
+            self._engine.do_handshake()
         except ssl.SSLWantReadError:
             self._opening_events = READ
         except ssl.SSLWantWriteError:
@@ -302,7 +296,7 @@ class SSLIOStream(IOStream):
     def _finish_opening(self) -> None:
         self._forget_timer()
         super()._finish_opening()
-        if not self._closed and self.socket.pending():
+        if not self._closed and self._engine.holds_input:
             self._fill()  # left over by who had the socket before; its descriptor tells nothing
 
     def _close_now(self) -> None:
