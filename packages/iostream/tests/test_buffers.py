@@ -178,27 +178,38 @@ def test_taking_leaves_no_view_behind(rest):
     assert buffer.peek(len(buffer)) == rest + b"more"
 
 
-@given(st.lists(st.integers(0, 5), max_size=12), st.integers(0, 12), st.booleans())
-def test_what_is_received_straight_into_memory_is_read_or_recalled(sizes, size, partial):
+@given(
+    st.integers(0, 6),
+    st.lists(st.integers(0, 5), max_size=12),
+    st.integers(0, 40),
+    st.booleans(),
+    st.sampled_from([1, 2, 4]),
+)
+def test_read_into_places_bytes_behind_the_buffered_ones(buffered, sizes, size, partial, least):
     """However the bytes are divided between the buffer and the caller's memory."""
     buffer, target = ReadBuffer(), bytearray(size)
     read = ReadInto(memoryview(target), partial)
-    sent, outcome = b"", NOT_YET
+    sent = bytes(range(100, 100 + buffered))
+    buffer.append(sent)
+    outcome = read.attempt(buffer)
     for number, length in enumerate(sizes):
-        data = bytes([number]) * length
-        if len(buffer) == 0 and number % 3 and len(read.room()) >= length:
-            read.room()[:length] = data
-            read.place(length)
-        else:
-            buffer.append(data)
-        sent += data
-        outcome = read.attempt(buffer)
         if outcome is not NOT_YET:
             break
+        data = bytes([number]) * length
+        room = read.room(len(buffer))
+        if length and length <= len(room) and len(room) >= least:
+            room[:length] = data
+            read.place(length)
+        else:
+            read.take_in(buffer, memoryview(data))
+        sent += data
+        outcome = read.attempt(buffer)
     if outcome is NOT_YET:
-        buffer.give_back(read.recall())
+        read.recall(buffer)
         assert buffer.peek(len(buffer)) == sent
     else:
-        assert read.undo(outcome) + buffer.peek(len(buffer)) == sent
         assert outcome == size or (partial and outcome)
-    assert read.recall() == b""
+        assert read.undo(outcome) + buffer.peek(len(buffer)) == sent
+    before = len(buffer)
+    read.recall(buffer)
+    assert len(buffer) == before

@@ -12,6 +12,8 @@ from typing import Any, Self, TypeAlias
 
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream._checks import check_callback, exception_of
+from waterspout.iostream._core import bind_context
+from waterspout.iostream._errors import reason_of
 from waterspout.iostream._reading import ReadingStream
 from waterspout.iostream._sendfile import File, FileSender
 
@@ -103,7 +105,7 @@ class BaseIOStream(ReadingStream):
             return await sender.send()
         except BaseException as error:
             if sender.sent:
-                self.close(isinstance(error, Exception) and error)
+                self.close(reason_of(error))
             raise
         finally:
             self._sending_file = False
@@ -135,12 +137,20 @@ class BaseIOStream(ReadingStream):
             RuntimeError: If no loop is running.
         """
         check_callback("callback", callback)
-        self._use_reactor()
-        self._close_callback = callback
-        if callback is not None:
-            self._listening = True
+        reactor = self._use_reactor()
+        if callback is None:
+            self._close_callback = None
+            return
+        before = self._close_callback, self._listening
+        # What closes the stream has another context than the caller.
+        self._close_callback = bind_context(reactor.add_callback, callback)
+        self._listening = True
+        try:
             self._update_events()
             self._maybe_run_close_callback()
+        except BaseException:
+            self._close_callback, self._listening = before
+            raise
 
     def close(
         self,
@@ -161,6 +171,6 @@ class BaseIOStream(ReadingStream):
             self._ended = True
             self._recall()
             self._try_read()
-            self._close_now()
         self._dropped = True
         self._read_buffer.clear()
+        self._close_now()

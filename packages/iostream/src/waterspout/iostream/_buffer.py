@@ -78,9 +78,18 @@ class ReadBuffer:
         return self.tail[0], 0
 
     def peek(self, size: int) -> bytes:
-        """Copy bytes from the front. O(size), or as `whole`."""
-        data, start = self.whole()
-        return bytes(data[start : start + size])
+        """Copy bytes from the front. O(size)."""
+        copied = self.head[self.start : self.start + size]
+        if len(copied) == size or not self.tail:
+            return copied
+        parts: list[bytes | bytearray | memoryview] = [copied]
+        size -= len(copied)
+        for piece in self.tail:
+            parts.append(memoryview(piece)[:size])
+            size -= len(parts[-1])
+            if size == 0:
+                break
+        return b"".join(parts)
 
     def take(self, size: int) -> bytes:
         """Take bytes from the front. Amortised O(size), however many remain."""
@@ -114,9 +123,13 @@ class ReadBuffer:
         return part
 
     def give_back(self, taken: bytes) -> None:
-        """Put bytes back to the front. O(len(taken)) and the head's length, and rare."""
-        self.head = taken + self.head[self.start :]
-        self.start = 0
+        """Put bytes back to the front. O(len(taken)), or the head's length if they left it."""
+        start = self.start - len(taken)
+        if start >= 0 and self.head.startswith(taken, start):
+            self.start = start  # they have not left it
+        else:
+            self.head = taken + self.head[self.start :]
+            self.start = 0
 
     def clear(self) -> None:
         """Drop all."""
@@ -166,6 +179,23 @@ class WriteBuffer:
             last += data
         else:
             segments.append(bytearray(data))
+
+    def take_back(self, size: int) -> None:
+        """Undo the last `append`, which was of `size` bytes, before anything else is called. O(1).
+
+        Nothing of them may have been sent.
+        """
+        segments = self._segments
+        if not size or segments is None:
+            return
+        self.size -= size
+        last = segments[-1]
+        if isinstance(last, bytearray) and len(last) > size:
+            del last[-size:]
+        else:
+            segments.pop()
+            if not segments:
+                self._segments = None
 
     def first(self) -> memoryview:
         """A view of bytes to send next. Release it before anything else is called. O(1)."""

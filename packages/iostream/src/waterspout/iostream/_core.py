@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
 from waterspout.iostream._buffer import ReadBuffer, WriteBuffer
 from waterspout.iostream._checks import positive_size
+from waterspout.iostream._delayed import DelayedAttempt
+from waterspout.iostream._errors import without_frames
+from waterspout.iostream._future import PendingRead
 from waterspout.iostream._reads import Read, ReadUntil
 
 READ_AHEAD = 256 * 1024
@@ -52,6 +57,7 @@ class StreamCore:
         "_eof_waiters",
         "_eof_wanted",
         "_events",
+        "_delayed",
         "_gap",
         "_half_open",
         "_last_until",
@@ -81,6 +87,9 @@ class StreamCore:
         "_written",
         "error",
     )
+
+    _keeps_unsent = False
+    """Whether bytes that `write_to_fd` did not take may be sent all the same."""
 
     def __init__(
         self,
@@ -112,7 +121,8 @@ class StreamCore:
 
         self._read_buffer = ReadBuffer()
         self._read: Read[Any] | None = None
-        self._read_future: asyncio.Future[Any] | None = None
+        self._read_future: PendingRead[Any] | None = None
+        self._delayed: DelayedAttempt | None = None  # the next attempt of the pending read
         self._gap: Read[Any] | None = None  # done, but its task has not resumed; see _future
         self._write_buffer = WriteBuffer()
         # Most streams never wait to write; an empty deque takes three quarters of a kilobyte.
@@ -136,7 +146,7 @@ class StreamCore:
         self._write_error: BaseException | None = None  # nothing can be sent any more
         self._closed = False
         self._dropped = False  # whether close() dropped what was not read
-        self._close_callback: Callable[[], object] | None = None
+        self._close_callback: Callable[[], object] | None = None  # has the loop call it
 
     # How bytes are moved: for subclasses
 
@@ -194,17 +204,30 @@ class StreamCore:
         """Nothing can be sent any more."""
         raise NotImplementedError
 
+    def _end(self, error: BaseException | None) -> None:
+        """Nothing more will come."""
+        raise NotImplementedError
+
+    def _reset_on_close(self) -> None:
+        """Let the peer see an error instead of an end, where the connection can carry one."""
+
     # Watching
 
     def _use_reactor(self) -> Reactor:
         reactor = self._reactor
+        if reactor is None or self._loop is None:
+            reactor = self._bind(reactor)
+        return reactor
+
+    def _bind(self, reactor: Reactor | None) -> Reactor:
+        """Run on a reactor from now on, by default the current one."""
         if reactor is None:
             scheduler = current_scheduler()
             if not isinstance(scheduler, Reactor):
                 raise RuntimeError(f"the running loop's {scheduler!r} is no Reactor")
-            self._reactor = reactor = scheduler
-        if self._loop is None:
-            self._loop = reactor.create_future().get_loop()
+            reactor = scheduler
+        self._loop = reactor.create_future().get_loop()
+        self._reactor = reactor
         return reactor
 
     def _open(self) -> None:
@@ -253,6 +276,23 @@ class StreamCore:
             reactor.update_handler(self._watched, events)
         self._events = events
 
+    def _watch_or_end(self) -> None:
+        """Watch for what is wanted now; if that fails, the stream ends by the error.
+
+        For where no caller can be told, or where what the caller did cannot be undone. A pending
+        operation then fails, instead of waiting for events that never come.
+        """
+        try:
+            self._update_events()
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """End both sides by an error of the reactor or of a subclass."""
+        if self._write_buffer.size:
+            self._reset_on_close()
+        self._end(without_frames(error))
+
     # The end
 
     def _note_error(self, error: BaseException | None) -> None:
@@ -260,23 +300,23 @@ class StreamCore:
         self.error = self.error or error
 
     def _close_now(self) -> None:
-        """Close the descriptor and tell everybody."""
+        """Close the descriptor and tell everybody. What fails meanwhile goes to the loop's hook."""
         if self._closed:
             return
         self._closed = True
-        try:
-            self._update_events()
-        finally:
-            self._close_descriptor()
-            self._fail_writes(self._write_error or self._reason)
-            self._maybe_run_close_callback()
+        for step in (self._update_events, self.close_fd):
+            try:
+                step()
+            except Exception as error:
+                self._report(error)
+        self._fail_writes(self._write_error or self._reason)
+        self._maybe_run_close_callback()
 
-    def _close_descriptor(self) -> None:
-        try:
-            self.close_fd()
-        except OSError as error:  # somebody else has closed it
-            if self._reactor is not None:
-                self._reactor.add_callback(_raise, error)
+    def _report(self, error: BaseException) -> None:
+        """Give the loop's hook an error that no caller can be told of."""
+        if self._reactor is not None:
+            with contextlib.suppress(Exception):  # such as RuntimeError: the loop is closed
+                self._reactor.add_callback(_raise, [error])
 
     def _maybe_run_close_callback(self) -> None:
         callback = self._close_callback
@@ -284,18 +324,32 @@ class StreamCore:
             self._close_callback = None
             reactor = self._use_reactor()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be told
-                # One hop more than a result takes to its callback, so that it comes after that.
-                reactor.add_callback(reactor.add_callback, callback)
+                # It only has the loop call what was given, which is one hop more than a result
+                # takes to its callback; so it comes after that.
+                reactor.add_callback(callback)
 
     def _deliver(self, callback: Callable[[Any], object], future: "asyncio.Future[Any]") -> None:
-        """Give a done future's result to a callback, or its error to the loop."""
+        """Give a done future's result to a callback, or its error to the loop's hook."""
         if future.cancelled():
             return
         error = future.exception()
         if error is None:
             self._use_reactor().add_callback(callback, future.result())
         else:
-            self._use_reactor().add_callback(_raise, error)
+            self._use_reactor().add_callback(_raise, [error])
+
+
+def bind_context(function: Callable[..., object], *args: Any) -> Callable[..., object]:
+    """Give a function that runs in the context of the caller of this one, and some arguments."""
+    run: Any = contextvars.copy_context().run
+    return partial(run, function, *args)
+
+
+def settle(future: "asyncio.Future[None]") -> None:
+    """Mark a future as done, unless it is."""
+    if not future.done():
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and nobody can wait for it
+            future.set_result(None)
 
 
 def fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
@@ -311,5 +365,6 @@ def fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
         future.exception()
 
 
-def _raise(error: BaseException) -> None:
-    raise error
+def _raise(errors: list[BaseException]) -> None:
+    # The frames that called this are in the traceback, and have its argument.
+    raise errors.pop()

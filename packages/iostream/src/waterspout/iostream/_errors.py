@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import traceback
 from typing import Any
 
 
@@ -46,3 +48,36 @@ class StreamBufferFullError(Exception):
 
     The stream stays open; a read leaves every byte to be read, and of a write nothing is sent.
     """
+
+
+_EXPLAIN_THEMSELVES = OSError, UnsatisfiableReadError, StreamBufferFullError
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Take the frames out of an exception that is to be kept.
+
+    They refer to the stream or the future that keeps it, so that all of it, and the locals of
+    whoever awaits, would wait for the garbage collector. The traceback of an unexpected exception,
+    such as one of a subclass's `read_from_fd`, becomes a note.
+    """
+    if error.__traceback__ is not None and not isinstance(error, _EXPLAIN_THEMSELVES):
+        error.add_note("".join(traceback.format_exception(error)))
+    kept: BaseException | None = error
+    while kept is not None and (kept.__traceback__ or kept.__context__):
+        kept.__traceback__ = kept.__context__ = None
+        kept = kept.__cause__
+    return error
+
+
+def reason_of(error: BaseException) -> BaseException | bool:
+    """Give the reason to close a stream for, where an operation on it ends by an exception.
+
+    It is a copy: the frames of the original, which is raised, refer to the stream.
+    """
+    reason = error.real_error if isinstance(error, StreamClosedError) else error
+    if not isinstance(reason, Exception):
+        return False
+    try:
+        return without_frames(copy.copy(reason))
+    except Exception:  # not every exception can be copied
+        return reason

@@ -24,21 +24,16 @@ R = TypeVar("R")
 _result: Any = asyncio.Future.result
 
 
-class ReadFuture(asyncio.Future[R]):
-    """The result of a pending read.
+class PendingRead(asyncio.Future[R]):
+    """The future of a read that waits: the stream is told at once of a cancellation.
 
     Attributes:
-        stream: The stream that is to be told once the gap after the result has closed, and of a
-            cancellation; `None` when there is nothing to tell any more.
-        awaiting: How many tasks await it.
-        returned: Whether its result was given back.
+        stream: The stream; `None` when there is nothing to tell it any more.
     """
 
-    __slots__ = ("awaiting", "returned", "stream")
+    __slots__ = ("stream",)
 
     stream: ReceivingStream | None
-    awaiting: int
-    returned: bool
 
     def cancel(self, msg: Any = None) -> bool:
         """As for any future; the stream is told at once."""
@@ -48,6 +43,20 @@ class ReadFuture(asyncio.Future[R]):
         assert stream is not None, "it has one while it waits"
         stream._read_cancelled()
         return True
+
+
+class ReadFuture(PendingRead[R]):
+    """One that gives its result back if the task that awaits it does not get it.
+
+    Attributes:
+        awaiting: How many tasks await it.
+        returned: Whether its result was given back.
+    """
+
+    __slots__ = ("awaiting", "returned")
+
+    awaiting: int
+    returned: bool
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():
@@ -59,6 +68,7 @@ class ReadFuture(asyncio.Future[R]):
                 self.awaiting -= 1
                 if self.awaiting == 0:
                     self._settle(returned=True)
+                del self  # its exception's traceback will have this frame: no cycles
                 raise
             self.awaiting -= 1
             stream = self.stream
@@ -68,7 +78,10 @@ class ReadFuture(asyncio.Future[R]):
                 self._settle(returned=False)
         if self.returned:
             raise asyncio.CancelledError
-        result: R = _result(self)
+        try:
+            result: R = _result(self)
+        finally:
+            del self  # as above
         return result
 
     __iter__ = __await__
@@ -77,7 +90,10 @@ class ReadFuture(asyncio.Future[R]):
         """As for any future; but a result that was given back is gone (`CancelledError`)."""
         if self.returned:
             raise asyncio.CancelledError
-        result: R = _result(self)
+        try:
+            result: R = _result(self)
+        finally:
+            del self  # as above; a task that wakes up calls this
         return result
 
     def _settle(self, returned: bool) -> None:

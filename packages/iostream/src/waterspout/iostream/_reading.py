@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Self, TypeAlias
 
 from waterspout.ioloop.scheduling import READ
 from waterspout.iostream._checks import bytes_pattern, bytes_view, check_callback, count
+from waterspout.iostream._core import bind_context
 from waterspout.iostream._errors import StreamClosedError
 from waterspout.iostream._reads import (
     Emit,
@@ -302,4 +302,5 @@ class ReadingStream(ReceivingStream):
         check_callback("streaming_callback", streaming_callback)
         if streaming_callback is None:
             return None
-        return partial(self._use_reactor().add_callback, streaming_callback)
+        # The chunks arrive in the context of whoever was the first to have the stream watched.
+        return bind_context(self._use_reactor().add_callback, streaming_callback)

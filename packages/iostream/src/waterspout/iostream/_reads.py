@@ -20,6 +20,11 @@ R = TypeVar("R")
 
 Emit: TypeAlias = Callable[[bytes], object]
 
+FREE_BYTES = 64 * 1024
+"""Bytes that the attempts of a regular expression may look at in any case."""
+SHARE = 8
+"""How often they may look at each byte, on average, besides."""
+
 
 class _Mark(Enum):
     NOT_YET = "not yet"
@@ -38,8 +43,12 @@ class Read(ABC, Generic[R]):
     """The fewest bytes that it can be done with, before the end."""
     takes_memory = False
     """Whether it has room for bytes to be received straight to."""
+    emits = False
+    """Whether an attempt gives bytes to a callback, which cannot be undone."""
     patience = 0
-    """How large the buffer should be before the next attempt, while bytes keep coming."""
+    """How large the buffer should be before the next attempt, while more bytes are there."""
+    due = 0
+    """How large the buffer should be for an attempt as soon as no more bytes are there."""
 
     @abstractmethod
     def attempt(self, buffer: ReadBuffer) -> R | NotYet:
@@ -53,16 +62,19 @@ class Read(ABC, Generic[R]):
         """Whether its result can still come of a buffer of `size` bytes that takes `limit`."""
         return size < limit
 
-    def room(self) -> memoryview:
-        """Where bytes may be received straight to while nothing is buffered."""
+    def take_in(self, buffer: ReadBuffer, chunk: memoryview) -> None:
+        """Put bytes that arrived behind all others."""
+        buffer.append(chunk)
+
+    def room(self, buffered: int) -> memoryview:
+        """Where bytes may be received straight to, behind so many that are in the buffer."""
         raise NotImplementedError(f"{type(self).__name__} takes no memory")
 
     def place(self, size: int) -> None:
         """So many bytes were put there."""
 
-    def recall(self) -> bytes:
-        """The bytes that were put there, which are not to be there any more."""
-        return b""
+    def recall(self, buffer: ReadBuffer) -> None:
+        """Move the bytes that were put there to the buffer. O(bytes)."""
 
     @abstractmethod
     def undo(self, result: R) -> bytes:
@@ -112,39 +124,56 @@ class Peek(ReadBytes):
 class ReadInto(Read[int]):
     """As many bytes as a caller's memory holds, or with `partial` at least one.
 
-    While it waits and nothing is buffered, bytes may be received straight into the memory
-    (`room`, `place`); if the read then fails, they are recalled from there.
+    While it waits, bytes may be received straight into the memory (`room`, `place`). What was
+    buffered before stays in the buffer until all is there; its place in the memory, `ahead` bytes,
+    is kept free. So a read that fails only has to append what was placed: however often one is
+    cancelled, each byte is moved to the buffer once.
     """
 
-    __slots__ = ("least", "partial", "placed", "target")
+    __slots__ = ("ahead", "least", "partial", "placed", "target")
     takes_memory = True
 
     def __init__(self, target: memoryview, partial: bool) -> None:
         self.target = target
         self.least = min(len(target), 1) if partial else len(target)
         self.partial = partial
+        self.ahead = 0  # bytes of the buffer that come before the placed ones
         self.placed = 0
 
     def attempt(self, buffer: ReadBuffer) -> int | NotYet:
-        available, missing = len(buffer), len(self.target) - self.placed
-        if available < missing and not (self.partial and available + self.placed):
+        total = min(len(buffer) + self.placed, len(self.target))
+        if total < len(self.target) and not (self.partial and total):
             return NOT_YET
-        size = min(available, missing)
-        if size:
-            buffer.take_into(self.target[self.placed :], size)
-        size += self.placed
-        self.placed = 0
-        return size
+        if self.placed:
+            buffer.take_into(self.target, self.ahead)
+            filled, self.placed = self.ahead + self.placed, 0
+        else:
+            filled = 0
+        buffer.take_into(self.target[filled:], total - filled)
+        return total
 
-    def room(self) -> memoryview:
-        return self.target[self.placed :]
+    def take_in(self, buffer: ReadBuffer, chunk: memoryview) -> None:
+        if self.placed:
+            room = self.room(self.ahead)
+            size = min(len(room), len(chunk))
+            room[:size] = chunk[:size]
+            self.placed += size
+            chunk = chunk[size:]
+        if chunk:
+            buffer.append(chunk)
+
+    def room(self, buffered: int) -> memoryview:
+        if not self.placed:
+            self.ahead = buffered
+        return self.target[self.ahead + self.placed :]
 
     def place(self, size: int) -> None:
         self.placed += size
 
-    def recall(self) -> bytes:
+    def recall(self, buffer: ReadBuffer) -> None:
         placed, self.placed = self.placed, 0
-        return bytes(self.target[:placed])
+        if placed:
+            buffer.append(self.target[self.ahead : self.ahead + placed])
 
     def can_fit(self, size: int, limit: int) -> bool:
         return self.partial or len(self.target) <= limit
@@ -224,24 +253,25 @@ class ReadLine(ReadUntil):
 class ReadUntilRegex(Read[bytes]):
     """Everything up to and with what a pattern matches first.
 
-    A pattern cannot go on from where it stopped, so each attempt looks at everything. While bytes
-    keep coming, that is done each time that there are twice as many, which keeps the whole search
-    linear; once no more are there, it is done at once.
+    A pattern cannot go on from where it stopped, so each attempt looks at everything. While more
+    bytes are there, that is done each time that there are twice as many. Once no more are there, it
+    is done at once (`due`), as long as all attempts together have looked at no more than
+    `FREE_BYTES` and `SHARE` times the bytes; else a little later (see `_delayed`).
     """
 
-    __slots__ = ("max_bytes", "patience", "pattern")
+    __slots__ = ("due", "looked_at", "max_bytes", "patience", "pattern")
 
     def __init__(self, pattern: re.Pattern[bytes], max_bytes: int | None) -> None:
         self.pattern = pattern
         self.max_bytes = max_bytes
-        self.patience = 0
+        self.looked_at = self.patience = self.due = 0
 
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
         size = len(buffer)
         limit = size if self.max_bytes is None else min(size, self.max_bytes)
         data, start = buffer.whole()
         if start:  # where a pattern may want to see the beginning
-            data, start = buffer.peek(size), 0
+            data = buffer.peek(limit)
         match = self.pattern.search(data, 0, limit)
         if match is not None:
             return buffer.take(match.end())
@@ -249,9 +279,12 @@ class ReadUntilRegex(Read[bytes]):
             raise UnsatisfiableReadError(
                 f"no match of {self.pattern.pattern!r} within max_bytes={self.max_bytes}"
             )
+        self.looked_at += size
         self.patience = 2 * size
+        self.due = min(max(size + 1, (self.looked_at - FREE_BYTES) // (SHARE - 1)), self.patience)
         if self.max_bytes is not None:
             self.patience = min(self.patience, self.max_bytes)
+            self.due = min(self.due, self.max_bytes)
         return NOT_YET
 
     def undo(self, result: bytes) -> bytes:
@@ -276,10 +309,21 @@ class ReadUntilClose(Read[bytes]):
         return result
 
 
+def _emit(emit: Emit, buffer: ReadBuffer, size: int) -> None:
+    """Give a callback bytes from the front of the buffer, or leave them there."""
+    data = buffer.take(size)
+    try:
+        emit(data)
+    except BaseException:
+        buffer.give_back(data)
+        raise
+
+
 class StreamBytes(Read[bytes]):
     """So many bytes, or with `partial` the first that come, given to a callback as they arrive."""
 
     __slots__ = ("emit", "least", "partial", "remaining")
+    emits = True
 
     def __init__(self, size: int, partial: bool, emit: Emit) -> None:
         self.least = min(size, 1)
@@ -290,8 +334,8 @@ class StreamBytes(Read[bytes]):
     def attempt(self, buffer: ReadBuffer) -> bytes | NotYet:
         size = min(self.remaining, len(buffer))
         if size:
+            _emit(self.emit, buffer, size)
             self.remaining -= size
-            self.emit(buffer.take(size))
         return b"" if self.remaining == 0 or (self.partial and size) else NOT_YET
 
     def can_fit(self, size: int, limit: int) -> bool:
@@ -305,13 +349,14 @@ class StreamUntilClose(Read[bytes]):
     """Everything until the other end closes, given to a callback as it arrives."""
 
     __slots__ = ("emit",)
+    emits = True
 
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
 
     def attempt(self, buffer: ReadBuffer) -> NotYet:
         if len(buffer):
-            self.emit(buffer.take(len(buffer)))
+            _emit(self.emit, buffer, len(buffer))
         return NOT_YET
 
     def at_end(self, buffer: ReadBuffer) -> bytes:

@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 from waterspout.ioloop.scheduling import READ, WRITE
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
-from waterspout.iostream._errors import (
-    StreamBufferFullError,
-    StreamClosedError,
-    UnsatisfiableReadError,
-)
-from waterspout.iostream._future import ReadFuture
+from waterspout.iostream._delayed import DelayedAttempt
+from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError, without_frames
+from waterspout.iostream._future import PendingRead, ReadFuture
 from waterspout.iostream._reads import NOT_YET, NotYet, Read, ReadBytes, ReadUntil
 from waterspout.iostream._writing import WritingStream
 
 R = TypeVar("R")
+
+_Future = asyncio.Future
 
 FILL_AT_MOST = 1024 * 1024
 """Bytes received before the loop gets its turn, about."""
@@ -60,30 +59,57 @@ class ReceivingStream(WritingStream):
         if self._opening:
             self._open()
         result: Any = NOT_YET
-        if self._gap is None and (len(self._read_buffer) >= read.least or self._ended):
+        if (
+            self._gap is None
+            and (len(self._read_buffer) >= read.least or self._ended)
+            and not read.emits
+        ):
             result = self._attempt(read)
-        future: asyncio.Future[R]
-        if result is not NOT_YET:
-            future = asyncio.Future(loop=self._loop)
-            future.set_result(result)
-        else:
-            # Who gives a callback has the result, however the future is awaited.
-            if callback is None:
-                future = self._wait_for(read)
-            else:
-                future = asyncio.Future(loop=self._loop)
-                self._read, self._read_future = read, future
-            self._listening = True
+        if result is NOT_YET:
+            return self._start_waiting(read, callback)
+        future: asyncio.Future[R] = _Future(loop=self._loop)
         try:
             self._update_events()
-        except OSError:  # it cannot be watched
+            if callback is not None:
+                future.add_done_callback(partial(self._deliver, callback))
+            future.set_result(result)
+        except BaseException:
+            self._read_buffer.give_back(read.undo(result))
+            raise
+        return future
+
+    def _start_waiting(
+        self, read: Read[R], callback: Callable[[R], object] | None
+    ) -> "asyncio.Future[R]":
+        """Have a read wait for its bytes."""
+        listening, self._listening = self._listening, True
+        future: PendingRead[R]
+        if callback is None:
+            future = self._wait_for(read)
+        else:  # who gives a callback has the result, however the future is awaited
+            future = PendingRead(loop=self._loop)
+            future.stream = self
+            self._read, self._read_future = read, future
+        try:
+            self._update_events()
+            if read.emits:  # which cannot be undone, so it comes last
+                self._emit_buffered(read, future)
+        except BaseException:
             self._read = self._read_future = None
-            if result is not NOT_YET:
-                self._read_buffer.give_back(read.undo(result))
+            self._listening = listening
             raise
         if callback is not None:
             future.add_done_callback(partial(self._deliver, callback))
         return future
+
+    def _emit_buffered(self, read: Read[R], future: PendingRead[R]) -> None:
+        """Give a streaming callback what has arrived already."""
+        if self._gap is not None:
+            return
+        result = self._attempt(read)
+        if result is not NOT_YET:
+            self._read = self._read_future = future.stream = None
+            future.set_result(result)
 
     def _wait_for(self, read: Read[R]) -> "ReadFuture[R]":
         """Start a read of which it is known that it must wait, and that reading goes on."""
@@ -98,7 +124,7 @@ class ReceivingStream(WritingStream):
         """A future of bytes that were taken out of the buffer already."""
         if self._events != READ:
             self._read_on(taken)
-        future: asyncio.Future[bytes] = asyncio.Future(loop=self._loop)
+        future: asyncio.Future[bytes] = _Future(loop=self._loop)
         future.set_result(taken)
         return future
 
@@ -106,7 +132,7 @@ class ReceivingStream(WritingStream):
         """Reading ahead may have stopped, and can go on now that some bytes were taken."""
         try:
             self._update_events()
-        except OSError:  # it cannot be watched
+        except BaseException:
             self._read_buffer.give_back(taken)
             raise
 
@@ -139,17 +165,17 @@ class ReceivingStream(WritingStream):
                 result = read.attempt(self._read_buffer)
                 if result is NOT_YET:
                     result = self._end_of(read)
-            except (StreamClosedError, StreamBufferFullError, UnsatisfiableReadError) as error:
-                fail(future, error)
+            except Exception as error:
+                future.stream = None
+                fail(future, without_frames(error))
             else:
                 if result is NOT_YET:
                     return
                 future.set_result(result)
-                if type(future) is ReadFuture:
-                    if future.awaiting:
-                        self._gap = read
-                    else:  # nobody can be cancelled in the gap, so it may let go
-                        future.stream = None
+                if type(future) is ReadFuture and future.awaiting:
+                    self._gap = read
+                else:  # nobody can be cancelled in the gap, so it may let go
+                    future.stream = None
         self._read = self._read_future = None
         if self._closed:
             self._maybe_run_close_callback()
@@ -160,7 +186,7 @@ class ReceivingStream(WritingStream):
         if returned and read is not None and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
         self._try_read()
-        self._update_events()
+        self._watch_or_end()
 
     def _read_cancelled(self) -> None:
         """The pending read was cancelled, just now."""
@@ -168,9 +194,18 @@ class ReceivingStream(WritingStream):
         self._read = self._read_future = None
 
     def _recall(self) -> None:
-        """Have what was received straight into a caller's memory in the buffer instead."""
-        if self._read is not None and (placed := self._read.recall()):
-            self._read_buffer.give_back(placed)
+        """Have all bytes in the buffer, and no attempt under way."""
+        if self._read is not None:
+            self._read.recall(self._read_buffer)
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+
+    def _attempt_delayed(self) -> None:
+        """Search again; the time for it has come."""
+        self._delayed = None
+        self._try_read()
+        self._watch_or_end()
 
     # Receipt
 
@@ -187,20 +222,15 @@ class ReceivingStream(WritingStream):
             except (BlockingIOError, InterruptedError):
                 return
             except Exception as error:
-                self._end(error)
+                self._end(without_frames(error))
             else:
                 if chunk:
                     buffer.head = chunk
                     self._try_read()
                 else:
                     self._end(None)
-        elif self._opening:
-            self._advance_opening()
         else:
-            if events & WRITE:
-                self._flush()
-            if events & READ and not self._ended:
-                self._fill()
+            self._handle_events(events)
         if (
             direct is not None
             and self._events == READ
@@ -208,21 +238,47 @@ class ReceivingStream(WritingStream):
         ):
             return  # as mostly: what is wanted is watched
         if not self._closed:
-            self._update_events()
+            self._watch_or_end()
+
+    def _handle_events(self, events: int) -> None:
+        """Do what the descriptor is ready for; any mistake in there ends the stream."""
+        try:
+            if self._opening:
+                self._advance_opening()
+            elif not self._closed:
+                if events & WRITE:
+                    self._flush()
+                if events & READ and not self._ended:
+                    self._fill()
+        except Exception as error:
+            self._break(error)
 
     def _fill(self) -> None:
         """Receive a chunk; more of them for a read that would rather have more first."""
         more = self._receive()
-        read = self._read
+        read, buffer = self._read, self._read_buffer
         if read is None:
             return
         if more and read.patience:
-            start = len(self._read_buffer)
-            while (size := len(self._read_buffer)) < read.patience and self._receive():
+            start = len(buffer)
+            while (size := len(buffer)) < read.patience and self._receive():
                 if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
                     self._use_reactor().add_callback(self._fill_on)
                     return
-        self._try_read()
+        if len(buffer) < read.due and read.can_fit(len(buffer), self._max_buffer_size):
+            self._delay_attempt()
+        else:
+            if self._delayed is not None:
+                self._delayed.cancel()
+                self._delayed = None
+            self._try_read()
+
+    def _delay_attempt(self) -> None:
+        """Have the pending read attempt a little later, however many bytes come until then."""
+        if self._delayed is None:
+            self._delayed = DelayedAttempt(self, len(self._read_buffer))
+        else:
+            self._delayed.postponed = True
 
     def _fill_on(self) -> None:
         if not self._closed and self._wanted_events() & READ:
@@ -232,7 +288,7 @@ class ReceivingStream(WritingStream):
         """Receive what is there, up to one chunk, and to what may be gathered."""
         buffer, read = self._read_buffer, self._read
         target = None
-        if read is not None and read.takes_memory and not len(buffer):
+        if read is not None and read.takes_memory:
             target = self._room_of(read)
         if target is None:
             limit = self._read_ahead if read is None else self._max_buffer_size
@@ -245,11 +301,13 @@ class ReceivingStream(WritingStream):
         try:
             received = self.read_from_fd(chunk)
         except Exception as error:
-            self._end(error)
+            self._end(without_frames(error))
             return False
         if received:
-            if target is None or read is None:
+            if read is None:
                 buffer.append(chunk[:received])
+            elif target is None:
+                read.take_in(buffer, chunk[:received])
             else:
                 read.place(received)
             return True
@@ -258,12 +316,16 @@ class ReceivingStream(WritingStream):
         return False
 
     def _room_of(self, read: Read[Any]) -> memoryview | None:
-        """The memory that a read may be given its bytes in, if there is no doubt about it."""
-        future = self._read_future
-        if self._gap is not None or not isinstance(future, ReadFuture) or future.done():
+        """The memory to receive straight into for a read, if that is worth it.
+
+        Where less than a chunk is missing, a copy costs less than the system call by which what
+        comes behind would be received on its own.
+        """
+        if self._gap is not None or self._read_future is None or self._read_future.done():
             return None
-        room = read.room()
-        return room[: self._read_ahead] if len(room) >= self._least_room else None
+        room = read.room(len(self._read_buffer))
+        enough = max(self._quick_size, self._least_room)
+        return room[:FILL_AT_MOST] if len(room) >= enough else None
 
     def _end(self, error: BaseException | None) -> None:
         """Nothing more will come."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
 import socket as _socket
+import struct
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}
 
 _INTERNET = {_socket.AF_INET, _socket.AF_INET6}
+
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class IOStream(BaseIOStream):
@@ -104,6 +108,10 @@ class IOStream(BaseIOStream):
 
     def shut_down_fd(self) -> None:
         self.socket.shutdown(_socket.SHUT_WR)
+
+    def _reset_on_close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
 
     def set_nodelay(self, value: bool) -> None:
         if not self._closed and self.socket.family in _INTERNET:

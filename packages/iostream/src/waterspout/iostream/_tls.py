@@ -66,6 +66,7 @@ class SSLIOStream(IOStream):
     """
 
     socket: TLSSocket  # type: ignore[assignment]
+    _keeps_unsent = True  # a record that was begun must be ended
     can_write_eof = False  # no bytes can be read safely between our close_notify and the other's
 
     def __init__(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view, check_callback
-from waterspout.iostream._core import StreamCore, fail
-from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError
+from waterspout.iostream._core import StreamCore, fail, settle
+from waterspout.iostream._errors import StreamBufferFullError, StreamClosedError, without_frames
 
 FLUSH_AT_MOST = 1024 * 1024
 """Bytes sent before the loop gets its turn, about."""
@@ -62,20 +63,21 @@ class WritingStream(StreamCore):
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except Exception as error:
-                self._fail_writes(error)
-                self._update_events()
+                self._fail_writes(without_frames(error))
+                self._watch_or_end()
                 raise StreamClosedError(error) from error
             self._written += sent
             if sent == len(data):
                 return self._sent
-            return self._wait_to_send(memoryview(data)[sent:])
+            return self._wait_to_send(memoryview(data)[sent:], sent)
         view = bytes_view("data", data)
         check_callback("callback", callback)
         if self._sending_file:
             raise RuntimeError("a file is being sent: wait for sendfile() to be done")
         future = self._write(view)
         if callback is not None:
-            future.add_done_callback(partial(self._deliver, lambda _: callback()))
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be told
+                future.add_done_callback(partial(self._deliver, lambda _: callback()))
         return future
 
     def write_eof(self) -> "asyncio.Future[None]":
@@ -97,16 +99,17 @@ class WritingStream(StreamCore):
             raise RuntimeError("a file is being sent: wait for sendfile() to be done")
         if self._write_error is not None or not self._eof_wanted:
             self._check_can_write()
-        future: asyncio.Future[None] = self._use_reactor().create_future()
+        self._use_reactor()
+        future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
         if self._eof_sent:
             future.set_result(None)
             return future
+        self._open()
         self._eof_waiters.append(future)
         self._eof_wanted = True
-        self._open()
         if not self._opening:
             self._flush()
-            self._update_events()
+            self._watch_or_end()
         return future
 
     def writing(self) -> bool:
@@ -132,32 +135,43 @@ class WritingStream(StreamCore):
         self._use_reactor()
         self._open()
         self._check_can_write()
+        sent = 0
         if not unsent and not self._opening:
-            view = view[self._send(view[:FLUSH_AT_MOST]) :]
+            sent = self._send(view[:FLUSH_AT_MOST])
             if self._write_error is not None:
-                self._update_events()
+                self._watch_or_end()
                 raise StreamClosedError(self._write_error)
-        return self._wait_to_send(view)
+        return self._wait_to_send(view[sent:], sent)
 
     def _make_sent(self) -> "asyncio.Future[None]":
         """The future of all writes that the kernel took at once."""
-        self._sent = self._use_reactor().create_future()
+        self._sent = asyncio.Future(loop=self._loop)
         self._sent.set_result(None)
         return self._sent
 
-    def _wait_to_send(self, view: memoryview) -> "asyncio.Future[None]":
-        self._write_buffer.append(view)
-        if not self._write_buffer.size:
+    def _wait_to_send(self, view: memoryview, sent: int) -> "asyncio.Future[None]":
+        """Queue what is left of a write of which some bytes may have been sent."""
+        buffer = self._write_buffer
+        buffer.append(view)
+        if not buffer.size:
             return self._sent or self._make_sent()
-        future: asyncio.Future[None] = self._use_reactor().create_future()
-        if self._write_waiters is None:
-            self._write_waiters = deque()
-        self._write_waiters.append((self._written + self._write_buffer.size, future))
+        future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        waiters = self._write_waiters
+        if waiters is None:
+            waiters = self._write_waiters = deque()
+        waiters.append((self._written + buffer.size, future))
         try:
             self._update_events()
-        except OSError as error:  # it cannot be watched, and a part may be sent
-            self._fail_writes(error)
-            raise StreamClosedError(error) from error
+        except BaseException as error:
+            if not sent and (self._opening or not self._keeps_unsent):
+                waiters.pop()
+                buffer.take_back(len(view))
+                raise
+            self._reset_on_close()  # the peer may have a part of it
+            self._fail_writes(without_frames(error))
+            if isinstance(error, Exception):
+                raise StreamClosedError(error) from error
+            raise
         return future
 
     # Sending
@@ -167,7 +181,7 @@ class WritingStream(StreamCore):
         try:
             sent = self.write_to_fd(view)
         except Exception as error:
-            self._fail_writes(error)
+            self._fail_writes(without_frames(error))
             return 0
         self._written += sent
         return sent
@@ -188,8 +202,8 @@ class WritingStream(StreamCore):
             if sent < size:
                 break
         self._tell_writers()
-        if self._room is not None and not (buffer.size or self._room.done()):
-            self._room.set_result(None)
+        if self._room is not None and not buffer.size:
+            settle(self._room)
         if self._eof_wanted and not (buffer.size or self._eof_sent):
             self._send_eof()
         if self._ended and not self._has_more_to_send():
@@ -199,24 +213,24 @@ class WritingStream(StreamCore):
         self._eof_sent = True
         try:
             self.shut_down_fd()
-        except OSError as error:
-            self._fail_writes(error)
+        except Exception as error:
+            self._fail_writes(without_frames(error))
             return
         for future in self._eof_waiters:
-            if not future.done():
-                future.set_result(None)
+            settle(future)
 
     async def _until_room(self) -> None:
         """Wait until all writes are sent and the kernel would take more."""
-        self._room = self._use_reactor().create_future()
+        self._use_reactor()
+        self._open()
+        self._room = asyncio.Future(loop=self._loop)
         try:
-            self._open()
             self._update_events()
             await self._room
         finally:
             self._room = None
             if not self._closed:
-                self._update_events()
+                self._watch_or_end()
         if self._closed or self._write_error is not None:  # in the gap
             raise StreamClosedError(self._write_error or self._reason)
 
@@ -224,9 +238,7 @@ class WritingStream(StreamCore):
         """Resolve the writes of which all is handed over."""
         waiters = self._write_waiters
         while waiters and waiters[0][0] <= self._written:
-            _, future = waiters.popleft()
-            if not future.done():
-                future.set_result(None)
+            settle(waiters.popleft()[1])
         if not waiters:
             self._write_waiters = None
 
