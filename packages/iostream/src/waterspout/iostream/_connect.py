@@ -3,11 +3,16 @@
 The addresses are raced as RFC 8305 ("Happy Eyeballs Version 2") says: families take turns
 (section 4), an attempt is given a quarter of a second before the next one starts beside it
 (section 5), and the first to connect wins. The losers are closed, on every way out.
+
+An exception that has been raised refers to the frames that it came through. No frame or object
+here keeps one that was raised in it, so a failed connection is freed without the garbage collector.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import socket as _socket
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
@@ -21,8 +26,15 @@ from waterspout.ioloop.scheduling import (
     time_limit,
     timeout_seconds,
 )
-from waterspout.iostream._network import Address, network_of
-from waterspout.iostream._socket import IOStream
+from waterspout.iostream._network import (
+    Address,
+    check_host,
+    check_local_addr,
+    check_port,
+    look_up,
+    network_of,
+)
+from waterspout.iostream._socket import IOStream, copy_error
 from waterspout.iostream._tls import SSLIOStream
 from waterspout.iostream._tlscontext import SSLOptions, ssl_context
 
@@ -46,13 +58,15 @@ async def connect_tcp(
     once (`TCP_NODELAY`).
 
     Args:
-        host: A name or address. A name is resolved off the loop.
+        host: A name or address. A name is resolved off the loop, in threads of the package's own;
+            an address needs no thread.
         port: The port.
         ssl: For TLS, True, or a context or dict as `SSLIOStream` takes them; `None` and False
             mean plain.
         server_hostname: With TLS, the name that the server must prove; by default `host`.
         timeout: Seconds, or a `timedelta`, that all of it may take.
-        local_addr: The address and port to connect from.
+        local_addr: The host and port to connect from. Of the addresses of `host`, only those of
+            its family are tried.
         **kwargs: What the stream takes, such as `max_buffer_size`.
 
     Returns:
@@ -60,16 +74,18 @@ async def connect_tcp(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `port` is no port, or `timeout` is NaN.
+        ValueError: If a port is no port, `timeout` is NaN, or TLS checks the name of the server
+            and it is no possible one.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
-        OSError: If the name cannot be resolved (`socket.gaierror`), or no address can be
-            connected: the last one's error, and an `ExceptionGroup` of all as its cause where
-            there are several.
+        OSError: If a name cannot be resolved or is no possible one (`socket.gaierror`), or no
+            address can be connected: the last one's error, and an `ExceptionGroup` of all as its
+            cause where there are several. An address that this machine cannot use does not keep
+            the others from being tried.
     """
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a string, not {host!r}")
+    check_host("host", host)
     check_port(port)
+    check_local_addr(local_addr)
     seconds = timeout_seconds(timeout)
     options = None if isinstance(ssl, bool) else ssl
     context = None if ssl is None or ssl is False else ssl_context(options, False)
@@ -83,10 +99,22 @@ async def connect_tcp(
 
     scheduler = current_scheduler()
     with time_limit(seconds):
-        network = network_of(scheduler)
-        remote = await network.resolve(scheduler, host, port)
-        local = [] if local_addr is None else await network.resolve(scheduler, *local_addr)
+        remote = await look_up(scheduler, host, port)
+        local = None if local_addr is None else await look_up(scheduler, *local_addr)
+        if local is not None:
+            remote = _of_families(remote, local)
         return await _Race(scheduler, interleave(remote), local, new_stream).run()
+
+
+def _of_families(remote: list[Address], local: list[Address]) -> list[Address]:
+    """Give the addresses that can be connected to from one of the local ones."""
+    families = {family for family, _ in local}
+    found = [address for address in remote if address[0] in families]
+    if not found:
+        raise OSError(
+            errno.EAFNOSUPPORT, f"local_addr {local[0][1]!r} is of another family than the host"
+        )
+    return found
 
 
 def interleave(addresses: Sequence[Address]) -> list[Address]:
@@ -98,12 +126,19 @@ def interleave(addresses: Sequence[Address]) -> list[Address]:
     return [address for address in turns if address is not None]
 
 
-def check_port(port: int) -> None:
-    """Raise unless a value is a port number."""
-    if not isinstance(port, int):
-        raise TypeError(f"port must be an integer, not {port!r}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be from 0 to 65535, not {port!r}")
+def one_for_all(message: str, errors: list[OSError]) -> OSError:
+    """Give the last of some errors; if it is not alone, an `ExceptionGroup` of all is its cause.
+
+    The list is emptied: it may belong to a frame to which the errors refer once they are raised.
+    """
+    all_errors = errors.copy()
+    errors.clear()
+    if len(all_errors) == 1:
+        return all_errors[0]
+    # A copy: an exception that is in its own cause would be a reference cycle.
+    error = copy_error(all_errors[-1])
+    error.__cause__ = ExceptionGroup(message, all_errors)
+    return error
 
 
 class _Race:
@@ -113,7 +148,7 @@ class _Race:
         self,
         scheduler: Scheduler,
         addresses: list[Address],
-        local: list[Address],
+        local: list[Address] | None,
         new_stream: Callable[[_socket.socket], IOStream],
     ) -> None:
         self._scheduler = scheduler
@@ -137,9 +172,10 @@ class _Race:
                 winner = await self._first(None)
                 if winner is not None:
                     return winner
+            raise one_for_all("no address could be connected", self._errors)
         finally:
+            self._errors.clear()
             await self._stop(winner)
-        raise self._failure()
 
     def _start(self, family: int, address: Any) -> None:
         attempt = asyncio.create_task(self._attempt(family, address))
@@ -161,34 +197,46 @@ class _Race:
         finally:
             if delay is not None:
                 self._scheduler.remove_timeout(timer)
+        return self._outcome()
+
+    def _outcome(self) -> IOStream | None:
+        """Give the stream of an attempt that succeeded, and gather the errors of those that failed.
+
+        Raises:
+            BaseException: What another kind of error says: a mistake in an argument, perhaps.
+        """
         for attempt in [attempt for attempt in self._attempts if attempt.done()]:
             error = attempt.exception()
             if error is None:
                 return attempt.result()
             self._attempts.discard(attempt)
             if not isinstance(error, OSError):
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error, attempt  # or this frame and the error would refer to each other
             self._errors.append(error)
         return None
 
     async def _stop(self, winner: IOStream | None) -> None:
         """Cancel what still runs and close what connected, but the winner."""
-        cancelled: asyncio.CancelledError | None = None
-        for attempt in self._attempts:
+        attempts, self._attempts = self._attempts, set()
+        for attempt in attempts:
             attempt.cancel()
-        while pending := [attempt for attempt in self._attempts if not attempt.done()]:
+        cancelled = False
+        while pending := [attempt for attempt in attempts if not attempt.done()]:
             try:
                 await asyncio.wait(pending)
-            except asyncio.CancelledError as error:
-                cancelled = error  # once all of them are done, which takes no time
-        for attempt in self._attempts:
-            if not attempt.cancelled() and attempt.exception() is None:
-                stream = attempt.result()
-                if stream is not winner or cancelled is not None:
-                    stream.close()
-        self._attempts.clear()
-        if cancelled is not None:
-            raise cancelled
+            except asyncio.CancelledError:
+                cancelled = True  # once all of them are done, which takes no time
+        with contextlib.ExitStack() as stack:  # each is closed, even if closing another fails
+            for attempt in attempts:
+                if not attempt.cancelled() and attempt.exception() is None:
+                    stream = attempt.result()
+                    if stream is not winner or cancelled:
+                        stack.callback(stream.close)
+        if cancelled:
+            raise asyncio.CancelledError
 
     async def _attempt(self, family: int, address: Any) -> IOStream:
         socket = network_of(self._scheduler).new_socket(family)
@@ -201,23 +249,19 @@ class _Race:
             raise
         try:
             await stream.connect(address)
+            stream.set_nodelay(True)
         except BaseException:
             stream.close()
             raise
-        stream.set_nodelay(True)
         return stream
 
     def _bind(self, socket: _socket.socket, family: int) -> None:
-        if not self._local:
+        """Bind a socket to the first local address of its family that it can be bound to."""
+        if self._local is None:
             return
-        for local_family, local in self._local:
-            if local_family == family:
-                socket.bind(local)
+        usable = [address for local_family, address in self._local if local_family == family]
+        for address in usable[:-1]:
+            with contextlib.suppress(OSError):
+                socket.bind(address)
                 return
-        raise OSError(f"local_addr {self._local[0][1]!r} is of another family than the host")
-
-    def _failure(self) -> OSError:
-        error = self._errors[-1]
-        if len(self._errors) > 1:
-            error.__cause__ = ExceptionGroup("no address could be connected", self._errors)
-        return error
+        socket.bind(usable[-1])

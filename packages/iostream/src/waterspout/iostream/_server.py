@@ -1,11 +1,19 @@
-"""`StreamServer`: what is the same for every kind of socket that is listened on."""
+"""`StreamServer`: what is the same for every kind of socket that is listened on.
+
+A listening socket is in one of two states. Either it has a handler, or it waits and is in
+`_waiting`, with the reason: for a connection to end (`None`), or for a time (a timer). One that
+cannot be registered again waits for another time, for as long as that takes: registering may need
+a descriptor, and the reason to wait may have been that there was none.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket as _socket
-from collections.abc import Awaitable, Callable
+import ssl as _ssl
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -20,7 +28,7 @@ from waterspout.ioloop.scheduling import (
 )
 from waterspout.iostream._checks import count, positive_size
 from waterspout.iostream._errors import StreamClosedError
-from waterspout.iostream._network import network_of
+from waterspout.iostream._network import Network, network_of
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
 from waterspout.iostream._tlscontext import SSLOptions, ssl_context
@@ -45,9 +53,14 @@ def check_serving(handler: Handler, backlog: int, max_connections: int | None) -
 
 
 def stream_factory(
-    ssl: SSLOptions | Literal[False], kwargs: dict[str, Any]
+    ssl: SSLOptions | Literal[False], kwargs: dict[str, Any], families: Sequence[int]
 ) -> tuple[Callable[[_socket.socket], IOStream], Reactor]:
     """Give what makes the streams of accepted sockets, and the running loop's reactor.
+
+    Args:
+        ssl: As for `serve_tcp`.
+        kwargs: What the streams take.
+        families: Families of sockets, of which this machine has one at least.
 
     Raises:
         Exception: What is wrong with the arguments of the streams.
@@ -62,9 +75,17 @@ def stream_factory(
             return IOStream(socket, reactor, **kwargs)
         return SSLIOStream(socket, reactor, ssl_options=context, server_side=True, **kwargs)
 
-    with network_of(reactor).new_socket(_socket.AF_INET) as unused:
+    with _unused_socket(network_of(reactor), families) as unused:
         new_stream(unused)  # so that bad arguments raise now, not at each connection
     return new_stream, reactor
+
+
+def _unused_socket(network: Network, families: Sequence[int]) -> _socket.socket:
+    """Make a socket of the first family that there is."""
+    for family in families[:-1]:
+        with contextlib.suppress(OSError):
+            return network.new_socket(family)
+    return network.new_socket(families[-1])
 
 
 class StreamServer:
@@ -82,6 +103,9 @@ class StreamServer:
 
     Attributes:
         sockets: The listening sockets.
+
+    Raises:
+        Exception: If the reactor cannot register one of the sockets. All are closed then.
     """
 
     _where = "open"  # for its repr
@@ -99,13 +123,19 @@ class StreamServer:
         self._handler = handler
         self._new_stream = new_stream
         self._max_connections = max_connections
-        self._full: set[_socket.socket] = set()  # those that wait for a connection to end
         self._connections: set[asyncio.Task[None]] = set()
         self._shaking: set[asyncio.Task[None]] = set()  # those of them still in the handshake
-        self._pauses: dict[_socket.socket, TimeoutHandle] = {}
         self._closed = False
+        # All wait until they are registered, so that closing is the same at every moment.
+        self._waiting: dict[_socket.socket, TimeoutHandle] = {}
         for socket in sockets:
-            reactor.add_handler(socket, self._accept, READ)
+            self._waiting[socket] = None
+        try:
+            for socket in sockets:
+                self._register(socket)
+        except BaseException:
+            self._stop_listening()
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._where
@@ -163,14 +193,49 @@ class StreamServer:
         if self._closed:
             return
         self._closed = True
-        for socket in self.sockets:
-            pause = self._pauses.pop(socket, None)
-            if pause is not None:
-                self._reactor.remove_timeout(pause)
-            elif socket not in self._full:
-                self._reactor.remove_handler(socket)
-            socket.close()
-        self._full.clear()
+        with contextlib.ExitStack() as stack:  # every socket is closed, whatever is raised
+            for listener in self.sockets:
+                stack.callback(listener.close)
+                stack.callback(self._unregister, listener)
+
+    def _register(self, listener: _socket.socket) -> None:
+        """Accept from a socket that waits."""
+        self._reactor.add_handler(listener, self._accept, READ)
+        del self._waiting[listener]
+
+    def _unregister(self, listener: _socket.socket) -> None:
+        """Accept no more from a socket, in whichever state it is."""
+        if listener not in self._waiting:
+            with contextlib.suppress(KeyError):  # a loop that was closed has forgotten it
+                self._reactor.remove_handler(listener)
+        elif (timer := self._waiting.pop(listener)) is not None:
+            self._reactor.remove_timeout(timer)
+
+    def _wait(self, listener: _socket.socket) -> None:
+        """Leave connections where they are until one that is open ends."""
+        self._unregister(listener)
+        self._waiting[listener] = None
+
+    def _pause(self, listener: _socket.socket) -> None:
+        """Leave connections where they are for a time: the system may have room again then."""
+        self._wait(listener)
+        self._waiting[listener] = self._reactor.call_later(ACCEPT_PAUSE, self._resume, listener)
+
+    def _resume(self, listener: _socket.socket) -> None:
+        """Accept again from a socket that waits, or if that cannot be, after a time."""
+        if listener.fileno() < 0:
+            return  # somebody has closed it: nothing will ever come
+        try:
+            self._register(listener)
+        except Exception as error:
+            self._report(error)
+        finally:
+            if listener in self._waiting:
+                self._pause(listener)
+
+    def _report(self, error: Exception) -> None:
+        """Pass an exception to the loop's hook."""
+        self._reactor.add_callback(_raise, [error])
 
     def _cancel_connections(self) -> None:
         for connection in self._connections - {asyncio.current_task()}:
@@ -181,22 +246,24 @@ class StreamServer:
             if self._closed:
                 return  # by a handler that started at once
             if self._max_connections is not None and self.connections >= self._max_connections:
-                self._reactor.remove_handler(listener)
-                self._full.add(listener)
+                self._wait(listener)
                 return
             try:
                 socket, _address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:
-                if error.errno in _GONE:
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _GONE:
                     continue
                 self._pause(listener)
                 raise
             try:
                 stream = self._new_stream(socket)
-            except OSError:
-                socket.close()  # gone already
+            except Exception as error:
+                socket.close()
+                # An `OSError` says that the connection is gone already, unless it is OpenSSL's.
+                if not isinstance(error, OSError) or isinstance(error, _ssl.SSLError):
+                    self._report(error)
                 continue
             connection = asyncio.ensure_future(self._serve(stream))
             self._connections.add(connection)
@@ -204,19 +271,12 @@ class StreamServer:
 
     def _forget(self, stream: IOStream, connection: "asyncio.Task[None]") -> None:
         self._connections.discard(connection)
-        stream.close()  # also where the task was cancelled before it began
-        full, self._full = self._full, set()
-        for listener in full:
-            self._reactor.add_handler(listener, self._accept, READ)
-
-    def _pause(self, listener: _socket.socket) -> None:
-        """Leave connections where they are until the system may have room again."""
-        self._reactor.remove_handler(listener)
-        self._pauses[listener] = self._reactor.call_later(ACCEPT_PAUSE, self._resume, listener)
-
-    def _resume(self, listener: _socket.socket) -> None:
-        del self._pauses[listener]
-        self._reactor.add_handler(listener, self._accept, READ)
+        try:
+            stream.close()  # also where the task was cancelled before it began
+        finally:
+            if self._waiting and not self._closed:
+                for listener in [one for one, timer in self._waiting.items() if timer is None]:
+                    self._resume(listener)
 
     async def _serve(self, stream: IOStream) -> None:
         try:
@@ -225,13 +285,16 @@ class StreamServer:
                 await self._shake_hands(stream)
         except OSError:
             return  # no fault of ours
+        except Exception as error:
+            self._report(error)
+            return
         try:
             await self._handler(stream)
             await stream.write(b"")  # what the handler did not wait for
         except Exception as error:
             is_over = stream.closed() or stream.error is not None
             if not (is_over and _tells_of_a_close(error)):
-                self._reactor.add_callback(_raise, error)
+                self._report(error)
 
     async def _shake_hands(self, stream: SSLIOStream) -> None:
         task = asyncio.current_task()
@@ -249,5 +312,6 @@ def _tells_of_a_close(error: Exception) -> bool:
     return isinstance(error, StreamClosedError)
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _raise(errors: list[Exception]) -> None:
+    """Raise an exception that no caller keeps: its traceback refers to the callers' frames."""
+    raise errors.pop()

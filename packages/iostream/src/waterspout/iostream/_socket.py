@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
-import ipaddress
 import os
 import socket as _socket
 import struct
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from waterspout.ioloop.scheduling import WRITE, Reactor, Timeout, timeout_seconds
 from waterspout.iostream._base import BaseIOStream, CloseCallback
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._errors import StreamClosedError
-from waterspout.iostream._network import network_of
+from waterspout.iostream._network import check_port, check_unix_path, look_up, unix_error
 from waterspout.iostream._tlscontext import (
     HANDSHAKE_TIMEOUT,
     SSLOptions,
@@ -34,6 +34,8 @@ _IN_PROGRESS = {errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDB
 _INTERNET = {_socket.AF_INET, _socket.AF_INET6}
 
 _NO_LINGER = struct.pack("ii", 1, 0)
+
+E = TypeVar("E", bound=BaseException)
 
 
 class IOStream(BaseIOStream):
@@ -75,12 +77,13 @@ class IOStream(BaseIOStream):
             raise TypeError(f"socket must be a socket, not {socket!r}")
         if socket.fileno() < 0 or socket.type != _socket.SOCK_STREAM:
             raise ValueError(f"socket must be an open stream socket, not {socket!r}")
-        socket.setblocking(False)
+        has_peer = is_connected(socket)
+        socket.setblocking(False)  # last of what can fail: until then nothing has changed
         self.socket: _socket.socket = socket
         moves = type(self).read_from_fd, type(self).write_to_fd
         if moves == _MOVES and (is_kernels(socket) or getattr(socket, "_is_plain", False)):
             self._direct = socket
-        self._has_peer = is_connected(socket)
+        self._has_peer = has_peer
         self._opening = not self._has_peer  # until then nothing is watched or sent
         self._has_opened = self._has_peer
         self._connecting = False
@@ -139,8 +142,9 @@ class IOStream(BaseIOStream):
         Writes and a read may be started before it is done. Cancelled, it closes the stream.
 
         Args:
-            address: What the socket's family calls an address: `(host, port)`, a path. A host
-                name is resolved off the loop.
+            address: What the socket's family calls an address: `(host, port)`, for IPv6 also
+                with flow info and scope; a path. A host name is resolved off the loop, an
+                address needs no thread.
             callback: Called on the loop with the stream. A task is returned then.
             server_hostname: The name that a TLS server must prove; see `SSLIOStream`.
 
@@ -148,8 +152,12 @@ class IOStream(BaseIOStream):
             The stream itself.
 
         Raises:
-            OSError: If it cannot be connected, such as `ConnectionRefusedError`, or the TLS
-                handshake fails. The stream is closed then.
+            TypeError: If `address` or `callback` is of the wrong kind.
+            ValueError: If the port is no port, or a path has a null character inside; for TLS,
+                if the name of the server is to be checked and none, or no possible one, is given.
+            OSError: If the name cannot be resolved (`socket.gaierror`), the socket cannot be
+                connected, such as `ConnectionRefusedError`, or the TLS handshake fails. The
+                stream is closed then.
             RuntimeError: If it is connecting or connected already; it stays so.
             StreamClosedError: If it is closed, or is closed meanwhile.
         """
@@ -157,6 +165,7 @@ class IOStream(BaseIOStream):
         if callback is None:
             return self._connect(address, server_hostname)
         self._check_can_connect(server_hostname)
+        _check_address(self.socket.family, address)
         task = asyncio.ensure_future(self._connect(address, server_hostname))
         self._use_reactor().add_future(task, lambda done: self._deliver(callback, done))
         return task
@@ -238,11 +247,12 @@ class IOStream(BaseIOStream):
 
     async def _connect(self, address: Any, server_hostname: str | None) -> Self:
         self._check_can_connect(server_hostname)
+        _check_address(self.socket.family, address)
+        self._use_reactor()
         self._connecting = True
-        opened = self._when_open()
         try:
             await self._start_connecting(address)
-            await opened
+            await self._when_open()
         except BaseException as error:
             self._fail_opening(error)
             raise
@@ -253,7 +263,12 @@ class IOStream(BaseIOStream):
         if self._closed:
             raise StreamClosedError(self._reason)
         self._address = address
-        code = self.socket.connect_ex(address)
+        try:
+            code = self.socket.connect_ex(address)
+        except OSError as error:
+            if error.errno is None and isinstance(address, str | bytes):  # it is too long
+                raise unix_error(error, address) from None
+            raise
         if code and (code not in _IN_PROGRESS or self._is_full(code)):
             raise _os_error(code, address)
         self._opening_events = WRITE
@@ -266,15 +281,28 @@ class IOStream(BaseIOStream):
     async def _resolve(self, address: Any) -> Any:
         """Look up a host name in the way the socket would, but off the loop."""
         family = self.socket.family
-        if family not in _INTERNET or _is_literal(address[0]):
+        if family not in _INTERNET:
             return address
-        reactor = self._use_reactor()
-        host, port = address[:2]
-        found = await network_of(reactor).resolve(reactor, host, port, family=family)
-        return found[0][1]
+        host, port, *more = address
+        if isinstance(host, bytes):
+            host = host.decode("ascii", "surrogateescape")
+        with contextlib.suppress(OSError, ValueError):
+            _socket.inet_pton(family, host)
+            return (host, port, *more)  # which is what the socket would do
+        # To a socket, an empty host is this machine.
+        found = await look_up(self._use_reactor(), host or None, port, family=family)
+        resolved = found[0][1]
+        if not more:
+            return resolved
+        flow_info, scope = (*more, 0)[:2]
+        return (*resolved[:2], flow_info, scope or resolved[3])
 
     def _advance_opening(self) -> None:
-        code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        try:
+            code = self.socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        except OSError as error:  # somebody has closed it
+            self._fail_opening(error)
+            return
         if code:
             self._fail_opening(_os_error(code, self._address))
         else:
@@ -290,7 +318,7 @@ class IOStream(BaseIOStream):
         """A future of the stream, for when bytes can move."""
         future: asyncio.Future[Self] = self._use_reactor().create_future()
         if self._closed and not self._has_opened:
-            fail(future, self.error or StreamClosedError(self._reason))
+            fail(future, copy_error(self.error or StreamClosedError(self._reason)))
         elif self._opening:
             self._openers.append(future)
         else:
@@ -298,23 +326,34 @@ class IOStream(BaseIOStream):
         return future
 
     def _finish_opening(self) -> None:
-        """Let bytes move."""
+        """Let bytes move; if they cannot be waited for, the opening has failed."""
         self._opening = False
         self._has_opened = True
+        try:
+            self._flush()
+            self._update_events()
+        except BaseException as error:
+            self._has_opened = False
+            self._fail_opening(error)
+            if not isinstance(error, Exception):
+                raise
+            return
         openers, self._openers = self._openers, []
         for future in openers:
             if not future.done():
                 future.set_result(self)
-        self._flush()
-        self._update_events()
 
     def _fail_opening(self, error: BaseException) -> None:
+        """Close the stream, and raise the error from what waits for the opening.
+
+        The stream keeps a copy: where the error is raised, its traceback refers to the stream.
+        """
         self._opening = False
         openers, self._openers = self._openers, []
         for future in openers:
-            fail(future, error)
+            fail(future, copy_error(error))
         if not self._closed:
-            self._end(error)
+            self._end(copy_error(error))
 
     def _close_now(self) -> None:
         super()._close_now()
@@ -343,15 +382,42 @@ def is_connected(socket: _socket.socket) -> bool:
     return True
 
 
-def _is_literal(host: str) -> bool:
-    """Whether a host needs no looking up."""
-    if not host:
-        return True
+def _check_address(family: int, address: Any) -> None:
+    """Raise unless a value is what a socket's family calls an address.
+
+    Raises:
+        TypeError: If it is of the wrong kind.
+        ValueError: If its port is no port, or its path has a null character.
+    """
+    if family in _INTERNET:
+        most = 2 if family == _socket.AF_INET else 4
+        if not isinstance(address, tuple) or not 2 <= len(address) <= most:
+            raise TypeError(f"address must be a tuple (host, port), not {address!r}")
+        if not isinstance(address[0], str | bytes):
+            raise TypeError(f"the host of address must be a string, not {address[0]!r}")
+        check_port(address[1], "the port of address")
+        if not all(isinstance(number, int) for number in address[2:]):
+            raise TypeError(f"flow info and scope must be integers, not {address[2:]!r}")
+    elif family == getattr(_socket, "AF_UNIX", None):
+        if not isinstance(address, str | bytes):
+            raise TypeError(f"address must be a path as str or bytes, not {address!r}")
+        check_unix_path(address)
+
+
+def copy_error(error: E) -> E:
+    """Copy an exception without its traceback, and so without the frames that this refers to.
+
+    Returns:
+        The copy; the exception itself, if it is of a class that cannot be copied.
+    """
     try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+        copied = copy.copy(error)
+    except Exception:
+        return error
+    if type(copied) is not type(error):
+        return error
+    copied.__dict__.update(error.__dict__)  # its notes, where the class forgets them
+    return copied
 
 
 def _os_error(code: int, address: Any) -> OSError:

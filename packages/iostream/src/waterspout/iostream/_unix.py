@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import socket as _socket
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from waterspout.ioloop.scheduling import Reactor, Timeout, time_limit, timeout_seconds
+from waterspout.iostream._network import check_unix_path
 from waterspout.iostream._server import Handler, StreamServer, check_serving, stream_factory
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
 from waterspout.iostream._tlscontext import SSLOptions, check_name, ssl_context
+from waterspout.iostream._unixfile import (
+    file_of,
+    identity_of,
+    is_abstract,
+    listen_unix,
+    remove_file,
+)
 
 UnixPath: TypeAlias = "str | bytes | os.PathLike[str]"
 
@@ -35,7 +40,7 @@ async def connect_unix(
 
     Args:
         path: Its file; on Linux, a name that begins with a null character is an abstract one
-            (unix(7)).
+            (unix(7)), which has no file.
         ssl: For TLS, True, or a context or dict as `SSLIOStream` takes them; `None` and False
             mean plain.
         server_hostname: With TLS, the name that the server must prove.
@@ -47,13 +52,16 @@ async def connect_unix(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `timeout` is NaN, or TLS checks the name of the server and none is given.
+        ValueError: If `path` is empty or has a null character inside, `timeout` is NaN, or TLS
+            checks the name of the server and none is given.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If it cannot be connected, such as `FileNotFoundError`.
         NotImplementedError: Where the system has no Unix sockets.
     """
     address = _address(path)
+    if not address:
+        raise ValueError(f"path must not be empty, not {path!r}")
     seconds = timeout_seconds(timeout)
     options = None if isinstance(ssl, bool) else ssl
     context = None if ssl is None or ssl is False else ssl_context(options, False)
@@ -89,17 +97,21 @@ async def serve_unix(
 ) -> UnixServer:
     """Listen on a Unix socket, as `serve_tcp` does on a port.
 
-    The file is made, and removed when the server is closed. One that a server left behind that is
-    gone is replaced.
+    The file is made, and removed when the server is closed, if it is still the same. A socket's
+    file on which nobody listens is replaced: the server that made it is gone. Of several servers
+    that start at once over such a file, one has it. Another kind of file, a symbolic link
+    included, is left alone.
 
     Args:
         handler: A coroutine function that takes a stream.
         path: The file; on Linux, a name that begins with a null character is an abstract one
-            (unix(7)).
+            (unix(7)), which has no file, and an empty one has the kernel find an abstract one that
+            is free: see `UnixServer.path`.
         ssl: For TLS, a context or a dict, as `SSLIOStream` takes them; `None` and False mean
             plain.
         mode: The permissions of the file, such as 0o600: on Linux, who may write may connect.
-            `None` leaves them to the umask.
+            `None` leaves them to the umask. An abstract name has none, and anybody may connect to
+            it: then `mode` has no effect.
         backlog: How many connections the system may hold ready.
         max_connections: How many may be open at a time; `None` for any number.
         **kwargs: What the streams take, such as `max_buffer_size`.
@@ -109,19 +121,24 @@ async def serve_unix(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `ssl` has no certificate, or a number is negative.
-        OSError: If the path cannot be listened on: another server does, say, or it is another
-            kind of file. Nothing is left behind.
+        ValueError: If `path` has a null character inside, or is empty and the system is not
+            Linux; if `mode` is not from 0 to 0o777, a number is negative, or `ssl` has no
+            certificate.
+        OSError: If the path cannot be listened on: another server does, say, it is another kind
+            of file, or it is too long. The error has its name. Nothing is left behind.
         NotImplementedError: Where the system has no Unix sockets.
         RuntimeError: If the running loop has no `Reactor`.
     """
     address = _address(path)
+    if not address and sys.platform != "linux":
+        raise ValueError(f"path must not be empty, not {path!r}")
     check_serving(handler, backlog, max_connections)
-    if mode is not None and not isinstance(mode, int):
-        raise TypeError(f"mode must be an integer, not {mode!r}")
-    new_stream, reactor = stream_factory(ssl, kwargs)
-    socket = _bind(address, mode)
-    socket.listen(backlog)
+    _check_mode(mode)
+    new_stream, reactor = stream_factory(ssl, kwargs, [_socket.AF_UNIX])
+    socket = await listen_unix(reactor, address, mode, backlog)
+    if not address:
+        name = os.fsencode(socket.getsockname())
+        address = os.fsdecode(name) if isinstance(address, str) else name
     return UnixServer(reactor, handler, new_stream, socket, max_connections, address)
 
 
@@ -129,7 +146,7 @@ class UnixServer(StreamServer):
     """A Unix socket being listened on; what `serve_unix` returns. See `StreamServer`.
 
     Attributes:
-        path: Its file.
+        path: Its file, as it was given, or its abstract name.
     """
 
     def __init__(
@@ -141,72 +158,43 @@ class UnixServer(StreamServer):
         max_connections: int | None,
         path: str | bytes,
     ) -> None:
-        self.path = path
+        self.path: str | bytes = path
         self._where = f"path={path!r}"
-        self._identity = _identity(path)
+        self._file: Path | None = None
+        if not is_abstract(path):
+            self._file = file_of(path).absolute()  # the same one after os.chdir()
+            self._identity = identity_of(self._file)
         super().__init__(reactor, handler, new_stream, [socket], max_connections)
 
     def _stop_listening(self) -> None:
-        # Not one that somebody has put in its place.
-        if not self._closed and self._identity and _identity(self.path) == self._identity:
-            _remove(self.path)
-        super()._stop_listening()
+        try:
+            if self._file is not None and not self._closed:
+                remove_file(self._file, self._identity)
+        finally:
+            super()._stop_listening()
 
 
 def _address(path: UnixPath) -> str | bytes:
+    """Give the path that an argument means.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If no socket can have it.
+        NotImplementedError: Where the system has no Unix sockets.
+    """
     if sys.platform == "win32" or not hasattr(_socket, "AF_UNIX"):
         raise NotImplementedError("this system has no Unix sockets")
-    return os.fspath(path)
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"path must be a str, bytes or os.PathLike, not {path!r}")
+    address = os.fspath(path)
+    check_unix_path(address)
+    return address
 
 
-def _is_abstract(address: str | bytes) -> bool:
-    return address[:1] in ("\0", b"\0")
-
-
-def _file(address: str | bytes) -> Path:
-    return Path(os.fsdecode(address))
-
-
-def _bind(address: str | bytes, mode: int | None) -> _socket.socket:
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        socket.setblocking(False)
-        try:
-            socket.bind(address)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(address):
-                error.add_note(f"path is {address!r}")
-                raise
-            _remove(address)
-            socket.bind(address)
-        if mode is not None and not _is_abstract(address):
-            _file(address).chmod(mode)  # before anybody can connect
-    except BaseException:
-        socket.close()
-        raise
-    return socket
-
-
-def _is_stale(address: str | bytes) -> bool:
-    """Whether a file is a socket that nobody listens on."""
-    if _is_abstract(address) or not stat.S_ISSOCK(_file(address).stat().st_mode):
-        return False
-    with _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(address) == errno.ECONNREFUSED
-
-
-def _identity(address: str | bytes) -> tuple[int, int] | None:
-    """Which file it is, if there is one."""
-    if _is_abstract(address):
-        return None
-    try:
-        status = _file(address).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _remove(address: str | bytes) -> None:
-    with contextlib.suppress(OSError):
-        _file(address).unlink()
+def _check_mode(mode: int | None) -> None:
+    if mode is None:
+        return
+    if not isinstance(mode, int):
+        raise TypeError(f"mode must be an integer, not {mode!r}")
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"mode must be from 0 to 0o777, not {mode} ({mode:#o})")

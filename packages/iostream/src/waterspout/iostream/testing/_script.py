@@ -12,7 +12,7 @@ from typing import Any, Self
 from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view
-from waterspout.iostream._connect import check_port
+from waterspout.iostream._network import check_port
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream.testing._link import Link
 from waterspout.iostream.testing._network import SimulatedNetwork
