@@ -1,9 +1,8 @@
 """`SSLIOStream`: TLS over a socket.
 
-Which of the two engines encrypts is up to `_tlsengines`. OpenSSL takes one record (up to 16 KiB of
-plain text) off the socket at a time, so as long as it is always offered room for a whole one,
-nothing that can be read is ever hidden inside it, and the readiness of the descriptor tells the
-truth. The engine in memory takes more off its socket, and says itself when it holds some.
+The engines that encrypt are in `_tlsengines`. An engine may hold input of which the descriptor does
+not tell: records that it has received and that the event's share of work did not allow. So after
+each event the stream asks it, and if there is such input, reads it in the next turn of the loop.
 """
 
 from __future__ import annotations
@@ -26,43 +25,59 @@ from waterspout.ioloop.scheduling import (
     timeout_seconds,
 )
 from waterspout.iostream._checks import check_callback
+from waterspout.iostream._errors import without_frames
 from waterspout.iostream._linger import Linger
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tlscontext import (
     HANDSHAKE_TIMEOUT,
     SSLOptions,
-    check_name,
+    checked_name,
     explain,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, SocketEngine, TLSEngine, TLSSocket
+from waterspout.iostream._tlsengines import (
+    RECORD,
+    MemoryTLSSocket,
+    TLSEngine,
+    TLSSocket,
+    engine_over,
+)
 
 
 class SSLIOStream(IOStream):
     """A TLS stream over a socket, connected or to be connected.
 
     The handshake begins with the first operation, or with `wait_for_handshake`; reads and writes
-    wait for it. The end of the other side without its close_notify alert (RFC 8446, section 6.1)
-    is an error, since bytes may have been cut off: `StreamClosedError` with an `ssl.SSLEOFError`.
-    `close` sends ours, in the background where the connection is slow (see `_linger`).
+    wait for it. The end of the connection without the peer's close_notify alert (RFC 8446, section
+    6.1) is an error, since bytes may have been cut off: `StreamClosedError` with an
+    `ssl.SSLEOFError`. `close` sends ours, in the background where the connection is slow. In a
+    forked child, `close` of a stream that the parent has used only closes the descriptor.
+
+    A peer cannot keep the event loop, whatever records it sends. That does not hold for an
+    `ssl.SSLSocket` that the caller made: OpenSSL receives from its descriptor itself.
 
     Args:
         socket: A stream socket; or a connected `ssl.SSLSocket` that was made with
-            `do_handshake_on_connect=False`.
+            `do_handshake_on_connect=False`. The attribute `socket` is then an object that answers
+            what an `ssl.SSLSocket` can be asked; bytes are moved by the stream alone.
         io_loop: As for `BaseIOStream`.
         ssl_options: A context, or a dict of `certfile`, `keyfile`, `ca_certs`, `cert_reqs`,
             `check_hostname` and `ciphers`; `None` verifies a server against the system's
             authorities.
         server_side: Whether this is the server's side.
-        server_hostname: For a client, the name that the server must prove (SNI).
+        server_hostname: For a client, the name or address that the server must prove, and that
+            it is asked for (SNI). The dot at the end of a name and the zone of an IPv6 address
+            are left out.
         handshake_timeout: Seconds, or a `timedelta`, that the handshake may take.
         **kwargs: As for `BaseIOStream`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the socket is unfit, a server has no certificate, or a client's context
-            checks the name of the server and none is given.
-        ssl.SSLError: If a certificate cannot be loaded.
+        ValueError: If the socket is unfit, a server has no certificate, `server_hostname` is no
+            name or is given for a server, `handshake_timeout` is NaN, or the socket is connected
+            and a client's context checks the name of the server and none is given.
+        ssl.SSLError: If a certificate cannot be loaded, or the context is for the other side.
+        OSError: If a file of `ssl_options` cannot be read, or the connection is broken already.
     """
 
     socket: TLSSocket  # type: ignore[assignment]
@@ -80,10 +95,16 @@ class SSLIOStream(IOStream):
         handshake_timeout: Timeout = HANDSHAKE_TIMEOUT,
         **kwargs: Any,
     ) -> None:
+        seconds = timeout_seconds(handshake_timeout, "handshake_timeout")
+        is_tls = isinstance(socket, ssl.SSLSocket | MemoryTLSSocket)
+        self._context = None if is_tls else ssl_context(ssl_options, server_side)
+        if server_hostname is not None and self._context is not None:
+            server_hostname = checked_name(self._context, server_side, server_hostname)
+        blocking = socket.gettimeout() if hasattr(socket, "gettimeout") else None
         super().__init__(socket, io_loop, **kwargs)
         self._read_chunk_size = max(self._read_chunk_size, RECORD)
         self._least_room = RECORD
-        self._handshake_timeout = timeout_seconds(handshake_timeout, "handshake_timeout")
+        self._handshake_timeout = seconds
         self._handshake_timer: TimeoutHandle = None
         self._handshake_begun = False
         self._has_opened = False
@@ -93,14 +114,19 @@ class SSLIOStream(IOStream):
         self._reads_held_input = False  # whether that is about to happen
         self._server_side = server_side
         self._server_hostname = server_hostname
-        self._context: ssl.SSLContext | None = None
-        if isinstance(socket, ssl.SSLSocket | MemoryTLSSocket):
+        try:
+            self._take(socket)
+        except BaseException:
+            socket.settimeout(blocking)
+            raise
+
+    def _take(self, socket: _socket.socket) -> None:
+        """Put an engine over the socket, if it is connected."""
+        if self._context is None:
             if not self._has_peer:
-                raise ValueError("socket must be connected if it is an SSLSocket")
-            self._engine = SocketEngine(socket) if isinstance(socket, ssl.SSLSocket) else socket
-            return
-        self._context = ssl_context(ssl_options, server_side)
-        if self._has_peer:
+                raise ValueError(f"socket must be connected if it is an SSLSocket, not {socket!r}")
+            self._engine = engine_over(socket)
+        elif self._has_peer:
             self._wrap(self._context)
 
     def wait_for_handshake(
@@ -117,7 +143,11 @@ class SSLIOStream(IOStream):
             A future of the stream, done when the handshake is.
 
         Raises:
-            RuntimeError: If the socket is not connected and not connecting.
+            TypeError: If `callback` cannot be called.
+            RuntimeError: If the socket is not connected and not connecting, no loop is running, or
+                this is a forked child and the stream belongs to a loop of its parent.
+            StreamClosedError: Through the future, if the stream was closed before or is closed
+                meanwhile.
             ssl.SSLError: Through the future, if the handshake fails: it says why.
             TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
             OSError: Through the future, if the connection breaks.
@@ -133,33 +163,55 @@ class SSLIOStream(IOStream):
 
     @property
     def negotiated_protocol(self) -> str | None:
-        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing."""
-        return self._engine.negotiated_protocol() if self._has_opened else None
+        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing.
+
+        It can be asked also when the stream is closed.
+        """
+        engine = self._engine
+        return engine.negotiated_protocol() if engine is not None and self._has_opened else None
 
     @overload
     def peer_certificate(self, binary: Literal[False] = False) -> dict[str, Any] | None: ...
     @overload
     def peer_certificate(self, binary: Literal[True]) -> bytes | None: ...
     def peer_certificate(self, binary: bool = False) -> dict[str, Any] | bytes | None:
-        """Give the certificate of the other side.
+        """Give the certificate of the peer.
+
+        It can be asked for also when the stream is closed: what TLS knows of the connection, about
+        20 KiB, is freed with the stream.
 
         Args:
-            binary: Whether to give it whole, in DER, also if it was not verified.
+            binary: Whether to give it whole, in DER, even if it was not verified.
 
         Returns:
             What it says, as `ssl.SSLSocket.getpeercert` puts it, if it was verified; `None` if
-            there is none, or the handshake is not done.
+            there is none, or the handshake has not been done.
         """
-        certificate: Any = self._engine.peer_certificate(binary) if self._has_opened else None
+        engine = self._engine
+        if engine is None or not self._has_opened:
+            return None
+        certificate: Any = engine.peer_certificate(binary)
         return certificate or None
 
     def close_fd(self) -> None:
-        reactor = self._reactor
-        if self._has_opened and not self.error and reactor is not None and sys.platform != "win32":
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiting
-                Linger(reactor, self._engine)
+        reactor, engine = self._reactor, self._engine
+        if (
+            self._has_opened
+            and not self.error
+            and not (reactor is None or engine is None)
+            and sys.platform != "win32"
+            and not self._is_inherited()
+        ):
+            with contextlib.suppress(Exception):  # of the reactor: then the socket is just closed
+                Linger(reactor, engine)
                 return
-        super().close_fd()
+        if engine is not None:
+            engine.close()
+        else:
+            super().close_fd()
+
+    def _carrier(self) -> Any:
+        return self._engine
 
     def read_from_fd(self, buf: memoryview) -> int | None:
         assert self._engine is not None
@@ -193,8 +245,9 @@ class SSLIOStream(IOStream):
             self._write_wants_read = True
         except OSError as error:
             if sent == 0:
+                without_frames(error)
                 raise engine.reason_of(error) from None
-            # else the next time
+            # else the next write meets it
         return sent
 
     def _flush(self) -> None:
@@ -246,50 +299,58 @@ class SSLIOStream(IOStream):
 
     def _check_can_connect(self, server_hostname: str | None) -> None:
         super()._check_can_connect(server_hostname)
-        self._server_hostname = server_hostname or self._server_hostname
         assert self._context is not None, "only a socket that is connected can have come with TLS"
-        check_name(self._context, self._server_side, self._server_hostname)
+        name = self._server_hostname if server_hostname is None else server_hostname
+        self._server_hostname = checked_name(self._context, self._server_side, name)
 
     def _connected(self) -> None:
+        assert self._context is not None
         self._connecting = False
         self._has_peer = True
         try:
-            assert self._context is not None
             self._wrap(self._context)
             self._open()
-        except OSError as error:  # it is gone already, say
-            self._fail_opening(error)
+        except Exception as error:
+            self._fail_opening(without_frames(error))
 
     def _wrap(self, context: ssl.SSLContext) -> None:
-        check_name(context, self._server_side, self._server_hostname)
-        wrapped = MemoryTLSSocket(self.socket, context, self._server_side, self._server_hostname)
-        self.socket = self._engine = wrapped  # pyright: ignore[reportIncompatibleVariableOverride]
+        name = checked_name(context, self._server_side, self._server_hostname)
+        plain: Any = self.socket
+        self._engine = engine = MemoryTLSSocket(plain, context, self._server_side, name)
+        self.socket = engine  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:
-            self._handshake_begun = True
+            reactor = self._use_reactor()
+            if self._is_inherited():
+                raise RuntimeError("the stream belongs to an event loop of the parent process")
             if self._handshake_timeout is not None:
-                self._handshake_timer = self._use_reactor().call_later(
+                self._handshake_timer = reactor.call_later(
                     self._handshake_timeout, self._on_handshake_timeout
                 )
+            self._handshake_begun = True
             self._advance_opening()
 
     def _advance_opening(self) -> None:
         if not self._handshake_begun:
             super()._advance_opening()
             return
+        engine = self._engine
+        assert engine is not None
         try:
-            self._engine.do_handshake()
+            engine.do_handshake()
         except ssl.SSLWantReadError:
             self._opening_events = READ
         except ssl.SSLWantWriteError:
             self._opening_events = WRITE
         except OSError as error:
-            explain(error)
-            self._fail_opening(error)
+            reason = engine.reason_of(error)
+            explain(reason)
+            self._fail_opening(reason)
+            return
         else:
             self._finish_opening()
-        self._update_events()
+        self._watch_or_end()
 
     def _on_handshake_timeout(self) -> None:
         self._fail_opening(TimeoutError("the TLS handshake took too long"))
@@ -297,8 +358,6 @@ class SSLIOStream(IOStream):
     def _finish_opening(self) -> None:
         self._forget_timer()
         super()._finish_opening()
-        if not self._closed and self._engine.holds_input:
-            self._fill()  # left over by who had the socket before; its descriptor tells nothing
 
     def _close_now(self) -> None:
         self._forget_timer()

@@ -121,6 +121,8 @@ class TLSEngine(ABC):
 
         What is received before the alert, or is no alert, is kept for `read_into`.
         """
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return error
         buffer = memoryview(bytearray(RECORD))
         while self._end is None and len(self._early) < LOOK_AHEAD:
             self.renew()
@@ -349,15 +351,10 @@ class MemoryTLSSocket(TLSEngine):
         if len(self._unsent) + self._outgoing.pending > OUTPUT_LIMIT:
             self._flush()
         rest = bytes(self._input[self._start :])  # less than a header
+        is_nested = isinstance(self.raw, TLSEngine)  # which receives into the common memory itself
+        target = memoryview(bytearray(CHUNK)) if is_nested else _scratch()[:room]
         try:
-            if isinstance(self.raw, TLSEngine):  # which receives into the common memory itself
-                target = memoryview(bytearray(CHUNK))
-                size = self.raw.read_into(target)
-            else:
-                target = _scratch()
-                if room < CHUNK:
-                    target = target[:room]
-                size = self.raw.recv_into(target)
+            size = self.raw.read_into(target) if is_nested else self.raw.recv_into(target)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             size = None
         if size is None:
@@ -517,7 +514,7 @@ class SocketEngine(TLSEngine):
         received = 0
         try:
             while self._end is None and self._work > 0 and len(buffer) - received >= RECORD:
-                size = self.socket.read(len(buffer) - received, buffer[received:])  # type: ignore[arg-type]
+                size = self.socket.recv_into(buffer[received:])
                 received += size
                 self._work -= 1
                 if not size:
@@ -539,10 +536,8 @@ class SocketEngine(TLSEngine):
 
     def close_notify(self) -> None:
         self._remember()
-        try:
-            self.socket.unwrap()
-        except (ssl.SSLWantReadError, ValueError):
-            pass  # the peer's alert is not waited for
+        with contextlib.suppress(ssl.SSLWantReadError, ValueError):
+            self.socket.unwrap()  # the peer's alert is not waited for
 
     def shut_down(self) -> None:
         # As a plain socket: ssl.SSLSocket would forget what was agreed on.
@@ -574,6 +569,11 @@ class SocketEngine(TLSEngine):
 
 
 TLSSocket: TypeAlias = ssl.SSLSocket | MemoryTLSSocket
+
+
+def engine_over(socket: Any) -> TLSEngine:
+    """Give the engine of a socket of TLS."""
+    return SocketEngine(socket) if isinstance(socket, ssl.SSLSocket) else socket
 
 
 def is_kernels(socket: _socket.socket | MemoryTLSSocket) -> TypeGuard[_socket.socket]:
