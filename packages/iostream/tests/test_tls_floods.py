@@ -92,9 +92,7 @@ def connect(server_context, client_context):
                 stream = SSLIOStream(left, ssl_options=server_context, server_side=True)
                 peer = TLSPeer(right, client_context)
             else:
-                stream = SSLIOStream(
-                    left, ssl_options=client_context, server_hostname="localhost"
-                )
+                stream = SSLIOStream(left, ssl_options=client_context, server_hostname="localhost")
                 peer = TLSPeer(right, server_context, server_side=True)
             ends.extend([stream, peer])
             shaking = stream.wait_for_handshake()
