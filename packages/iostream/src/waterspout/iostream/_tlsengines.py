@@ -536,8 +536,12 @@ class SocketEngine(TLSEngine):
 
     def close_notify(self) -> None:
         self._remember()
-        with contextlib.suppress(ssl.SSLWantReadError, ValueError):
-            self.socket.unwrap()  # the peer's alert is not waited for
+        try:
+            self.socket.unwrap()
+        except ssl.SSLWantWriteError:
+            raise
+        except (ssl.SSLError, ValueError):
+            pass  # it is sent; what was received instead of the peer's alert does not matter
 
     def shut_down(self) -> None:
         # As a plain socket: ssl.SSLSocket would forget what was agreed on.
