@@ -168,7 +168,7 @@ class SSLIOStream(IOStream):
         It can be asked also when the stream is closed.
         """
         engine = self._engine
-        return engine.negotiated_protocol() if engine is not None and self._has_opened else None
+        return None if engine is None else engine.negotiated_protocol
 
     @overload
     def peer_certificate(self, binary: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -177,8 +177,7 @@ class SSLIOStream(IOStream):
     def peer_certificate(self, binary: bool = False) -> dict[str, Any] | bytes | None:
         """Give the certificate of the peer.
 
-        It can be asked for also when the stream is closed: what TLS knows of the connection, about
-        20 KiB, is freed with the stream.
+        It can be asked for also when the stream is closed.
 
         Args:
             binary: Whether to give it whole, in DER, even if it was not verified.
@@ -188,9 +187,7 @@ class SSLIOStream(IOStream):
             there is none, or the handshake has not been done.
         """
         engine = self._engine
-        if engine is None or not self._has_opened:
-            return None
-        certificate: Any = engine.peer_certificate(binary)
+        certificate: Any = None if engine is None else engine.peer_certificate(binary)
         return certificate or None
 
     def close_fd(self) -> None:
@@ -349,6 +346,7 @@ class SSLIOStream(IOStream):
             self._fail_opening(reason)
             return
         else:
+            engine.remember()
             self._finish_opening()
         self._watch_or_end()
 

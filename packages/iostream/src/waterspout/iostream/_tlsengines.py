@@ -65,9 +65,10 @@ class TLSEngine(ABC):
     Attributes:
         holds_input: Whether there may be something to read that the descriptor does not tell.
         holds_output: Whether there are records that the socket has not taken.
+        negotiated_protocol: See `ssl.SSLSocket.selected_alpn_protocol`; once `remember` was called.
     """
 
-    __slots__ = ("_early", "_end", "_work")
+    __slots__ = ("_certificates", "_early", "_end", "_work", "negotiated_protocol")
 
     holds_input: bool
     holds_output: bool
@@ -76,6 +77,8 @@ class TLSEngine(ABC):
         self._early = b""  # plain text received before anybody has asked for it
         self._end: int | OSError | None = None  # what came behind that: 0 is a clean end
         self._work = WORK
+        self._certificates: tuple[Any, Any] = (None, None)
+        self.negotiated_protocol: str | None = None
 
     def renew(self) -> None:
         """Allow the work of another event."""
@@ -182,12 +185,22 @@ class TLSEngine(ABC):
         """Close the socket beneath."""
 
     @abstractmethod
-    def peer_certificate(self, binary: bool) -> Any:
-        """See `ssl.SSLSocket.getpeercert`; also after `close`."""
+    def _tls_object(self) -> ssl.SSLObject | ssl.SSLSocket:
+        """What knows of the handshake."""
 
-    @abstractmethod
-    def negotiated_protocol(self) -> str | None:
-        """See `ssl.SSLSocket.selected_alpn_protocol`; also after `close`."""
+    def remember(self) -> None:
+        """Note what the handshake has found out, which OpenSSL forgets after an error."""
+        tls = self._tls_object()
+        self._certificates = tls.getpeercert(), tls.getpeercert(True)
+        self.negotiated_protocol = tls.selected_alpn_protocol()
+
+    def peer_certificate(self, binary: bool) -> Any:
+        """See `ssl.SSLSocket.getpeercert`; after `remember`, also when all is over."""
+        try:
+            # It may have been shown later, after ssl.SSLSocket.verify_client_post_handshake.
+            return self._tls_object().getpeercert(binary)
+        except (AttributeError, OSError, ValueError):  # it is closed, or there was an error
+            return self._certificates[binary]
 
 
 class MemoryTLSSocket(TLSEngine):
@@ -248,11 +261,8 @@ class MemoryTLSSocket(TLSEngine):
     def close(self) -> None:
         self.raw.close()
 
-    def peer_certificate(self, binary: bool) -> Any:
-        return self._tls.getpeercert(binary)
-
-    def negotiated_protocol(self) -> str | None:
-        return self._tls.selected_alpn_protocol()
+    def _tls_object(self) -> ssl.SSLObject:
+        return self._tls
 
     def renew(self) -> None:
         self._work = WORK
@@ -486,13 +496,12 @@ class SocketEngine(TLSEngine):
         socket: The socket. It is made to tell of connections that were cut off.
     """
 
-    __slots__ = ("_facts", "socket")
+    __slots__ = ("socket",)
 
     def __init__(self, socket: ssl.SSLSocket) -> None:
         super().__init__()
         socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self.socket = socket
-        self._facts: dict[str, Any] = {}  # what it has forgotten when it is closed
 
     def __getattr__(self, name: str) -> Any:
         if name in _BYTES or name.startswith("_"):
@@ -535,7 +544,6 @@ class SocketEngine(TLSEngine):
         return self.socket.send(data)
 
     def close_notify(self) -> None:
-        self._remember()
         try:
             self.socket.unwrap()
         except ssl.SSLWantWriteError:
@@ -551,25 +559,10 @@ class SocketEngine(TLSEngine):
         return bool(_socket.socket.recv_into(self.socket, _scratch()))
 
     def close(self) -> None:
-        self._remember()
         self.socket.close()
 
-    def _remember(self) -> None:
-        if not self._facts and self.socket.version() is not None:
-            self._facts = {
-                "certificate": self.socket.getpeercert(),
-                "binary": self.socket.getpeercert(True),
-                "protocol": self.socket.selected_alpn_protocol(),
-            }
-
-    def peer_certificate(self, binary: bool) -> Any:
-        self._remember()
-        return self._facts["binary" if binary else "certificate"]
-
-    def negotiated_protocol(self) -> str | None:
-        self._remember()
-        protocol: str | None = self._facts["protocol"]
-        return protocol
+    def _tls_object(self) -> ssl.SSLSocket:
+        return self.socket
 
 
 TLSSocket: TypeAlias = ssl.SSLSocket | MemoryTLSSocket
