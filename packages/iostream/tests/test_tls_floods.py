@@ -302,8 +302,10 @@ class FullSocket:
         self.data = memoryview(data)
         self.taken = 0
 
+    error = BlockingIOError
+
     def send(self, data):
-        raise BlockingIOError
+        raise self.error
 
     def recv_into(self, buffer):
         size = min(len(buffer), len(self.data) - self.taken)
@@ -346,6 +348,33 @@ def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_
             assert right.recv(1 << 20)
         engine.raw = full
         assert engine.read_into(target) is None
+
+
+def test_a_broken_connection_is_read_to_its_end_although_answers_are_asked_for(
+    server_context, client_context, libssl
+):
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        engine = MemoryTLSSocket(left, server_context, server_side=True)
+        peer = TLSPeer(right, client_context)
+        shake_hands(engine, peer)
+
+        def update():
+            libssl.call("SSL_key_update", peer.tls, 1)
+            peer.tls.do_handshake()
+
+        records = b"".join(peer.records(update) for _ in range(10_000))
+        records += peer.records(peer.tls.write, b"all of it")
+        engine.raw = broken = FullSocket(records)
+        broken.error = BrokenPipeError
+        target = memoryview(bytearray(16384))
+        while not (size := engine.read_into(target)):
+            engine.renew()
+            assert engine._outgoing.pending < 2 * OUTPUT_LIMIT
+        assert target[:size] == b"all of it"
+        with pytest.raises(BrokenPipeError):
+            engine.send(memoryview(b"x"))
 
 
 def shake_hands(engine, peer):

@@ -241,5 +241,3 @@ async def test_tls_inside_of_either_engine_answers_as_well(contexts, engine):
     assert inside.peer_certificate()
     assert client.peer_certificate()
     assert client.negotiated_protocol == "h2"
-
-

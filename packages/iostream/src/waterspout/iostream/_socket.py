@@ -223,8 +223,8 @@ class IOStream(BaseIOStream):
                 is running.
             StreamClosedError: If it is closed; through the future, if the new one is closed
                 meanwhile.
-            ssl.SSLError: If a certificate cannot be loaded, or the context is for the other side;
-                through the future, if the handshake fails.
+            ssl.SSLError: If a certificate cannot be loaded, or (or `ValueError`) the context is
+                for the other side; through the future, if the handshake fails.
             TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
             OSError: If a file of `ssl_options` cannot be read; through the future, if the
                 connection breaks.

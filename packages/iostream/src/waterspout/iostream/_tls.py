@@ -76,7 +76,8 @@ class SSLIOStream(IOStream):
         ValueError: If the socket is unfit, a server has no certificate, `server_hostname` is no
             name or is given for a server, `handshake_timeout` is NaN, or the socket is connected
             and a client's context checks the name of the server and none is given.
-        ssl.SSLError: If a certificate cannot be loaded, or the context is for the other side.
+        ssl.SSLError: If a certificate cannot be loaded, or (or `ValueError`) the context is for
+            the other side.
         OSError: If a file of `ssl_options` cannot be read, or the connection is broken already.
     """
 
@@ -341,6 +342,7 @@ class SSLIOStream(IOStream):
         except ssl.SSLWantWriteError:
             self._opening_events = WRITE
         except OSError as error:
+            without_frames(error)  # which this frame is one of
             reason = engine.reason_of(error)
             explain(reason)
             self._fail_opening(reason)

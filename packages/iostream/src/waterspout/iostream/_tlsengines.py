@@ -33,8 +33,8 @@ OVERHEAD = 8
 a full record of application data 6; no peer needs more than a few of the former in a row.
 """
 OUTPUT_LIMIT = 64 * 1024
-"""Bytes of records waiting to be sent above which no more are received, since a peer can ask for an
-answer to each KeyUpdate and not receive it. Application data waiting here is one record at most.
+"""Bytes of TLS's own records waiting to be sent above which nothing is received, since a peer can
+ask for an answer to each KeyUpdate and not receive it.
 """
 LOOK_AHEAD = 64 * 1024
 """Bytes of plain text received, after a write has failed, to find the alert that says why."""
@@ -358,8 +358,8 @@ class MemoryTLSSocket(TLSEngine):
         """Take what the socket beneath has. False if that is nothing."""
         if self._drained:
             return False
-        if len(self._unsent) + self._outgoing.pending > OUTPUT_LIMIT:
-            self._flush()
+        if self._outgoing.pending > OUTPUT_LIMIT:
+            self._flush_answers()
         rest = bytes(self._input[self._start :])  # less than a header
         is_nested = isinstance(self.raw, TLSEngine)  # which receives into the common memory itself
         target = memoryview(bytearray(CHUNK)) if is_nested else _scratch()[:room]
@@ -377,6 +377,15 @@ class MemoryTLSSocket(TLSEngine):
         if not size:
             self._end_input()
         return True
+
+    def _flush_answers(self) -> None:
+        """Send what TLS itself wants sent, or drop it if nothing can be sent any more."""
+        try:
+            self._flush()
+        except ssl.SSLWantWriteError:
+            raise
+        except OSError:  # which whoever sends is told; reading goes on
+            self._outgoing.read()
 
     def _end_input(self) -> None:
         """Have TLS notice that the socket beneath has come to its end."""
