@@ -8,7 +8,6 @@ each event the stream asks it, and if there is such input, reads it in the next 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket as _socket
 import ssl
 import sys
@@ -200,10 +199,8 @@ class SSLIOStream(IOStream):
             and sys.platform != "win32"
             and not self._is_inherited()
         ):
-            with contextlib.suppress(Exception):  # of the reactor: then the socket is just closed
-                Linger(reactor, engine)
-                return
-        if engine is not None:
+            Linger(reactor, engine)
+        elif engine is not None:
             engine.close()
         else:
             super().close_fd()
