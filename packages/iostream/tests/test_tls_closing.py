@@ -4,11 +4,13 @@ import asyncio
 import gc
 import os
 import socket
+import ssl
 
 import pytest
 
 from waterspout.ioloop.testing import simulate
 from waterspout.iostream import IOStream, SSLIOStream, StreamClosedError
+from waterspout.iostream._tlsengines import SocketEngine
 from waterspout.iostream.testing import Link, SimulatedNetwork
 
 ENGINES = pytest.mark.parametrize("engine", ["memory", "socket"])
@@ -198,7 +200,104 @@ async def test_an_end_that_the_reactor_cannot_wait_for(server_context, client_co
     server.close()
 
 
+class Slow:
+    """A socket that is full, and says so some times."""
+
+    def __init__(self, sock, refusals):
+        self.socket, self.refusals = sock, refusals
+
+    def __getattr__(self, name):
+        return getattr(self.socket, name)
+
+    def send(self, data):
+        if self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError
+        return self.socket.send(data)
+
+
+@LINGERS
+@pytest.mark.parametrize("depth", [1, 2, 3])
+async def test_every_alert_waits_until_the_kernel_takes_it(server_context, client_context, depth):
+    left, right = socket.socketpair()
+    proxies = Proxies(right, server_context, depth)
+    outermost = new_stream(left, client_context, "memory")
+    stream = await layers(outermost, client_context, depth)
+    await stream.write(b"all of it")
+    outermost.socket.raw = slow = Slow(left, 3)
+    stream.close()
+    assert slow.refusals == 2
+    await proxies.done()
+    assert proxies.ends == [None] * depth
+    assert proxies.received == b"all of it"
+
+
+async def test_a_handshake_waits_until_the_kernel_takes_it(server_context, client_context):
+    left, right = socket.socketpair()
+    stream = new_stream(left, client_context, "memory")
+    server = SSLIOStream(right, ssl_options=server_context, server_side=True)
+    async with stream, server:
+        stream.socket.raw = Slow(left, 3)
+        await asyncio.gather(stream.wait_for_handshake(), server.wait_for_handshake())
+
+
+class Scripted:
+    """An `ssl.SSLSocket` whose methods do what a list says."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def recv_into(self, buffer):
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def unwrap(self):
+        self.recv_into(None)
+
+
+def test_an_ssl_socket_that_must_send_first():
+    """As in a renegotiation while the kernel is full."""
+    want_write = ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "wants to write")
+    target = memoryview(bytearray(65536))
+    engine = SocketEngine(Scripted(5, want_write, want_write, 3, 0))
+    assert engine.read_into(target) == 5
+    with pytest.raises(ssl.SSLWantWriteError):
+        engine.read_into(target)
+    assert engine.read_into(target) == 3
+    assert engine.at_end()
+    assert engine.read_into(target) == 0
+    engine = SocketEngine(Scripted(want_write, 0))
+    with pytest.raises(ssl.SSLWantWriteError):
+        engine.close_notify()
+    engine.close_notify()
+
+
 # A forked child
+
+
+async def test_a_process_that_is_not_the_streams(monkeypatch, server_context, client_context):
+    """What a child does not do, as seen from here: it is not measured in a child."""
+    left, right = socket.socketpair()
+    plain, peer = IOStream(left), IOStream(right)
+    third, fourth = socket.socketpair()
+    new = SSLIOStream(third, ssl_options=server_context, server_side=True)
+    new.set_close_callback(None)
+    async with plain, peer, new:
+        fourth.close()
+        await plain.write(b"x")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(StreamClosedError) as raised:
+                await plain.write_eof()
+            assert "parent process" in str(raised.value)
+            with pytest.raises(RuntimeError, match="parent process"):
+                new.wait_for_handshake()
+            plain._reset_on_close()
+        assert await peer.read_bytes(1) == b"x"
+        assert left.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER) == 0
+        assert not peer.closed()
 
 
 def in_child(function):

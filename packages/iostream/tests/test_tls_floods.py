@@ -204,6 +204,30 @@ async def test_tiny_records_leave_the_loop_its_turns_in_a_search(connect):
     assert turns.count > NUMBER / 200
 
 
+async def test_a_write_waits_for_a_handshake_that_the_peer_has_begun(connect, libssl):
+    """With TLS 1.2, nothing can be written until it is done."""
+    stream, peer = await connect(server_side=False, version=ssl.TLSVersion.TLSv1_2)
+
+    def request():
+        libssl.call("SSL_renegotiate", peer.tls)
+        peer.tls.do_handshake()
+
+    reading = stream.read_until(b"\n")
+    await peer.send(peer.records(request))
+    loop = asyncio.get_running_loop()
+    hello = await loop.sock_recv(peer.socket, 65536)  # the stream has begun as well
+    writes = [stream.write(b"12345"), stream.write(b"6" * 100_000)]
+    assert stream.writing()
+    peer.incoming.write(hello)
+    received = b""
+    while len(received) < 100_005:
+        received += await peer.exchange(peer.tls.read, 65536)
+    assert received == b"12345" + b"6" * 100_000
+    await asyncio.gather(*writes)
+    await peer.exchange(peer.tls.write, b"line\n")
+    assert await reading == b"line\n"
+
+
 def fragments(record):
     """Split a handshake record into records of one byte."""
     head = record[:3] + b"\0\1"
@@ -340,6 +364,8 @@ def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_
         waiting = len(engine._unsent) + engine._outgoing.pending
         assert OUTPUT_LIMIT < waiting < 3 * OUTPUT_LIMIT
         assert full.taken < len(records)
+        error = ConnectionResetError()
+        assert engine.reason_of(error) is error  # there may be an alert behind them
         # Once they are taken, it goes on.
         engine.raw = left
         left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

@@ -246,8 +246,8 @@ class SSLIOStream(IOStream):
         return sent
 
     def _flush(self) -> None:
-        if self._engine is not None:
-            self._engine.flush()
+        assert self._engine is not None
+        self._engine.flush()
         super()._flush()
 
     def _update_events(self) -> None:
