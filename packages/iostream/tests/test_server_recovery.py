@@ -265,7 +265,7 @@ async def test_a_handshake_that_cannot_be_waited_for_is_reported(
             registry.errors.append(error)
             while not reports or server.connections:
                 await asyncio.sleep(0)
-    assert reports == [error]
+    assert [repr(report) for report in reports] == [repr(error)]
 
 
 # Failing half-way

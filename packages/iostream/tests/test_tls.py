@@ -537,7 +537,9 @@ async def test_closing_does_not_wait_for_handshakes(serve):
 
 async def test_a_socket_that_was_used_before(server_context, client_context):
     raw, unused = tls_ends(server_context, client_context)
-    sock = unused.socket
+    sock = client_context.wrap_socket(
+        unused.socket.raw, server_hostname="localhost", do_handshake_on_connect=False
+    )
     ready = threading.Event()
 
     def serve():

@@ -37,7 +37,7 @@ from waterspout.iostream._network import (
 )
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
-from waterspout.iostream._tlscontext import SSLOptions, ssl_context
+from waterspout.iostream._tlscontext import SSLOptions, checked_name, ssl_context, verification_name
 
 ATTEMPT_DELAY = 0.25
 """Seconds between the starts of two attempts: RFC 8305's "Connection Attempt Delay"."""
@@ -64,7 +64,8 @@ async def connect_tcp(
         port: The port.
         ssl: For TLS, True, or a context or dict as `SSLIOStream` takes them; `None` and False
             mean plain.
-        server_hostname: With TLS, the name that the server must prove; by default `host`.
+        server_hostname: With TLS, the name that the server must prove; by default `host`, without
+            the dot at the end of a name and the zone of an IPv6 address.
         timeout: Seconds, or a `timedelta`, that all of it may take.
         local_addr: The host and port to connect from. Of the addresses of `host`, only those of
             its family are tried.
@@ -76,7 +77,7 @@ async def connect_tcp(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If a port is no port, `timeout` is NaN or a number of more than ten years, or
-            TLS checks the name of the server and it is no possible one.
+            the name that a TLS server must prove is no possible one.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If a name cannot be resolved or is no possible one (`socket.gaierror`), or no
@@ -90,13 +91,14 @@ async def connect_tcp(
     seconds = timeout_seconds(timeout)
     options = None if isinstance(ssl, bool) else ssl
     context = None if ssl is None or ssl is False else ssl_context(options, False)
+    if context is not None and server_hostname is not None:
+        server_hostname = checked_name(context, False, server_hostname)
 
     def new_stream(socket: _socket.socket) -> IOStream:
         if context is None:
             return IOStream(socket, **kwargs)
-        return SSLIOStream(
-            socket, ssl_options=context, server_hostname=server_hostname or host, **kwargs
-        )
+        name = verification_name(host) if server_hostname is None else server_hostname
+        return SSLIOStream(socket, ssl_options=context, server_hostname=name, **kwargs)
 
     scheduler = current_scheduler()
     with time_limit(seconds):

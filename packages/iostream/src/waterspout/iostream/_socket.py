@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from waterspout.ioloop.scheduling import WRITE, Reactor, Timeout, timeout_seconds
-from waterspout.iostream._base import BaseIOStream, CloseCallback
+from waterspout.iostream._base import BaseIOStream
 from waterspout.iostream._checks import check_callback
 from waterspout.iostream._core import fail
 from waterspout.iostream._errors import StreamClosedError, copy_error
@@ -20,10 +20,10 @@ from waterspout.iostream._network import check_port, check_unix_path, look_up, u
 from waterspout.iostream._tlscontext import (
     HANDSHAKE_TIMEOUT,
     SSLOptions,
-    check_name,
+    checked_name,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels, wrap
+from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels
 
 if TYPE_CHECKING:
     from waterspout.iostream._tls import SSLIOStream
@@ -61,6 +61,7 @@ class IOStream(BaseIOStream):
         "_has_opened",
         "_has_peer",
         "_openers",
+        "_process",
         "socket",
     )
 
@@ -85,6 +86,7 @@ class IOStream(BaseIOStream):
         self._has_opened = self._has_peer
         self._connecting = False
         self._detached = False
+        self._process: int | None = None  # the id of the one whose loop the stream belongs to
         self._address: Any = None
         self._openers: list[asyncio.Future[Any]] = []  # who waits for the opening to be done
 
@@ -107,9 +109,26 @@ class IOStream(BaseIOStream):
             return 0
 
     def shut_down_fd(self) -> None:
+        if self._is_inherited():
+            raise RuntimeError("the connection belongs to the parent process")
         self.socket.shutdown(_socket.SHUT_WR)
 
+    def _bind(self, reactor: Reactor | None) -> Reactor:
+        bound = super()._bind(reactor)
+        self._process = os.getpid()
+        return bound
+
+    def _is_inherited(self) -> bool:
+        """Whether this is a forked child, and the parent had begun to use the connection.
+
+        Both processes have the same connection then. What a child sends, shuts down or sets is
+        done to its parent's.
+        """
+        return self._process not in (None, os.getpid())
+
     def _reset_on_close(self) -> None:
+        if self._is_inherited():
+            return
         with contextlib.suppress(OSError):
             self.socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _NO_LINGER)
 
@@ -184,57 +203,82 @@ class IOStream(BaseIOStream):
         Args:
             server_side: Whether this is the server's side.
             ssl_options: As for `SSLIOStream`.
-            server_hostname: For a client, the name that the server must prove (SNI).
+            server_hostname: For a client, the name that the server must prove (SNI); see
+                `SSLIOStream`.
             handshake_timeout: Seconds, or a `timedelta`, that the handshake may take.
 
         Returns:
-            A future of the new stream, done when the handshake is.
+            A future of the new stream, done when the handshake is. If it fails, the connection is
+            closed.
 
         Raises:
             TypeError: If an argument is of the wrong kind.
-            ValueError: If a server has no certificate, or a client's context checks the name of
-                the server and none, or no possible one, is given.
-            RuntimeError: If a read or write is pending, or the stream is not connected.
-            StreamClosedError: If it is closed.
-            ssl.SSLError: If a certificate cannot be loaded; through the future, if the handshake
-                fails.
+            ValueError: If a server has no certificate, `server_hostname` is no possible name or
+                is given for a server, a client's context checks the name of the server and none
+                is given, or `handshake_timeout` is NaN.
+            RuntimeError: If a read or write is pending, the stream is not connected, or no loop
+                is running.
+            StreamClosedError: If it is closed; through the future, if the new one is closed
+                meanwhile.
+            ssl.SSLError: If a certificate cannot be loaded, or (or `ValueError`) the context is
+                for the other side; through the future, if the handshake fails.
             TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
-            OSError: Through the future, if the connection breaks.
+            OSError: If a file of `ssl_options` cannot be read; through the future, if the
+                connection breaks.
+            Exception: What the reactor raises. If it refuses to wait for the handshake, the
+                connection is closed; else this stream goes on.
         """
         from waterspout.iostream._tls import SSLIOStream
 
         context = ssl_context(ssl_options, server_side)
         seconds = timeout_seconds(handshake_timeout, "handshake_timeout")
-        check_name(context, server_side, server_hostname)
+        name = checked_name(context, server_side, server_hostname)
         if self._closed:
             raise StreamClosedError(self._reason)
         if self.reading() or self._gap is not None or self.writing() or self._sending_file:
             raise RuntimeError("start_tls() while a read or write is pending")
         if self._opening or self._eof_wanted:
             raise RuntimeError("start_tls() of a stream that is not connected, or half closed")
-        socket, received, callback = self._detach()
+        reactor = self._use_reactor()
+        received = self._read_buffer.peek(len(self._read_buffer))
         stream = SSLIOStream(
-            wrap(socket, context, server_side, server_hostname, received),  # type: ignore[arg-type]
-            self._reactor,
+            MemoryTLSSocket(self._carrier(), context, server_side, name, received),  # type: ignore[arg-type]
+            reactor,
             handshake_timeout=seconds,
             max_buffer_size=self._max_buffer_size,
             read_chunk_size=self._read_chunk_size,
             max_write_buffer_size=self._max_write_buffer_size,
             half_open=self._half_open,
         )
-        stream.set_close_callback(callback)
-        future = stream.wait_for_handshake()
+        self._unwatch()
+        stream._close_callback = callback = self._detach()
+        stream._listening = callback is not None
+        try:
+            future = stream.wait_for_handshake()
+        except BaseException:
+            stream.close()  # a part of the handshake may have been sent
+            raise
         future.add_done_callback(lambda done: stream.close() if done.cancelled() else None)
         return future
 
-    def _detach(self) -> tuple[_socket.socket, bytes, CloseCallback | None]:
-        """Give away the socket, what was read ahead and the close callback, and be closed."""
-        received = self._read_buffer.take(len(self._read_buffer))
+    def _carrier(self) -> Any:
+        """What carries the records of a TLS connection inside of this one."""
+        return self.socket
+
+    def _unwatch(self) -> None:
+        """Have the reactor forget the descriptor, which another stream is to have."""
+        if self._events:
+            with contextlib.suppress(KeyError):
+                self._use_reactor().remove_handler(self._watched)
+            self._events = 0
+
+    def _detach(self) -> Callable[[], object] | None:
+        """Give away the close callback, and be closed; the connection is another stream's."""
         callback, self._close_callback = self._close_callback, None
         self._detached = self._closed = self._ended = self._dropped = True
         self._reason = ConnectionAbortedError("the stream was given away to start_tls()")
-        self._update_events()
-        return self.socket, received, callback
+        self._read_buffer.clear()
+        return callback
 
     def _check_can_connect(self, server_hostname: str | None) -> None:
         if self._closed:

@@ -1,15 +1,13 @@
 """`SSLIOStream`: TLS over a socket.
 
-Which of the two engines encrypts is up to `_tlsengines`. OpenSSL takes one record (up to 16 KiB of
-plain text) off the socket at a time, so as long as it is always offered room for a whole one,
-nothing that can be read is ever hidden inside it, and the readiness of the descriptor tells the
-truth. The engine in memory takes more off its socket, and says itself when it holds some.
+The engines that encrypt are in `_tlsengines`. An engine may hold input of which the descriptor does
+not tell: records that it has received and that the event's share of work did not allow. So after
+each event the stream asks it, and if there is such input, reads it in the next turn of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket as _socket
 import ssl
 import sys
@@ -26,43 +24,60 @@ from waterspout.ioloop.scheduling import (
     timeout_seconds,
 )
 from waterspout.iostream._checks import check_callback
+from waterspout.iostream._errors import without_frames
 from waterspout.iostream._linger import Linger
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tlscontext import (
     HANDSHAKE_TIMEOUT,
     SSLOptions,
-    check_name,
+    checked_name,
     explain,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import RECORD, MemoryTLSSocket, TLSSocket, wrap
+from waterspout.iostream._tlsengines import (
+    RECORD,
+    MemoryTLSSocket,
+    TLSEngine,
+    TLSSocket,
+    engine_over,
+)
 
 
 class SSLIOStream(IOStream):
     """A TLS stream over a socket, connected or to be connected.
 
     The handshake begins with the first operation, or with `wait_for_handshake`; reads and writes
-    wait for it. The end of the other side without its close_notify alert (RFC 8446, section 6.1)
-    is an error, since bytes may have been cut off: `StreamClosedError` with an `ssl.SSLEOFError`.
-    `close` sends ours, in the background where the connection is slow (see `_linger`).
+    wait for it. The end of the connection without the peer's close_notify alert (RFC 8446, section
+    6.1) is an error, since bytes may have been cut off: `StreamClosedError` with an
+    `ssl.SSLEOFError`. `close` sends ours, in the background where the connection is slow. In a
+    forked child, `close` of a stream that the parent has used only closes the descriptor.
+
+    A peer cannot keep the event loop, whatever records it sends. That does not hold for an
+    `ssl.SSLSocket` that the caller made: OpenSSL receives from its descriptor itself.
 
     Args:
         socket: A stream socket; or a connected `ssl.SSLSocket` that was made with
-            `do_handshake_on_connect=False`.
+            `do_handshake_on_connect=False`. The attribute `socket` is then an object that answers
+            what an `ssl.SSLSocket` can be asked; bytes are moved by the stream alone.
         io_loop: As for `BaseIOStream`.
         ssl_options: A context, or a dict of `certfile`, `keyfile`, `ca_certs`, `cert_reqs`,
             `check_hostname` and `ciphers`; `None` verifies a server against the system's
             authorities.
         server_side: Whether this is the server's side.
-        server_hostname: For a client, the name that the server must prove (SNI).
+        server_hostname: For a client, the name or address that the server must prove, and that
+            it is asked for (SNI). The dot at the end of a name and the zone of an IPv6 address
+            are left out.
         handshake_timeout: Seconds, or a `timedelta`, that the handshake may take.
         **kwargs: As for `BaseIOStream`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the socket is unfit, a server has no certificate, or a client's context
-            checks the name of the server and none is given.
-        ssl.SSLError: If a certificate cannot be loaded.
+        ValueError: If the socket is unfit, a server has no certificate, `server_hostname` is no
+            name or is given for a server, `handshake_timeout` is NaN, or the socket is connected
+            and a client's context checks the name of the server and none is given.
+        ssl.SSLError: If a certificate cannot be loaded, or (or `ValueError`) the context is for
+            the other side.
+        OSError: If a file of `ssl_options` cannot be read, or the connection is broken already.
     """
 
     socket: TLSSocket  # type: ignore[assignment]
@@ -80,28 +95,38 @@ class SSLIOStream(IOStream):
         handshake_timeout: Timeout = HANDSHAKE_TIMEOUT,
         **kwargs: Any,
     ) -> None:
+        seconds = timeout_seconds(handshake_timeout, "handshake_timeout")
+        is_tls = isinstance(socket, ssl.SSLSocket | MemoryTLSSocket)
+        self._context = None if is_tls else ssl_context(ssl_options, server_side)
+        if server_hostname is not None and self._context is not None:
+            server_hostname = checked_name(self._context, server_side, server_hostname)
+        blocking = socket.gettimeout() if hasattr(socket, "gettimeout") else None
         super().__init__(socket, io_loop, **kwargs)
         self._read_chunk_size = max(self._read_chunk_size, RECORD)
         self._least_room = RECORD
-        self._handshake_timeout = timeout_seconds(handshake_timeout, "handshake_timeout")
+        self._handshake_timeout = seconds
         self._handshake_timer: TimeoutHandle = None
         self._handshake_begun = False
         self._has_opened = False
         self._opening = True
-        self._held_end: int | OSError | None = None  # what came behind the bytes just received
+        self._engine: TLSEngine | None = None  # None until it is connected
         self._write_wants_read = self._read_wants_write = False  # of the protocol's own accord
         self._reads_held_input = False  # whether that is about to happen
         self._server_side = server_side
         self._server_hostname = server_hostname
-        self._context: ssl.SSLContext | None = None
-        if isinstance(socket, ssl.SSLSocket | MemoryTLSSocket):
+        try:
+            self._take(socket)
+        except BaseException:
+            socket.settimeout(blocking)
+            raise
+
+    def _take(self, socket: _socket.socket) -> None:
+        """Put an engine over the socket, if it is connected."""
+        if self._context is None:
             if not self._has_peer:
-                raise ValueError("socket must be connected if it is an SSLSocket")
-            if isinstance(socket, ssl.SSLSocket):
-                socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-            return
-        self._context = ssl_context(ssl_options, server_side)
-        if self._has_peer:
+                raise ValueError(f"socket must be connected if it is an SSLSocket, not {socket!r}")
+            self._engine = engine_over(socket)
+        elif self._has_peer:
             self._wrap(self._context)
 
     def wait_for_handshake(
@@ -118,7 +143,11 @@ class SSLIOStream(IOStream):
             A future of the stream, done when the handshake is.
 
         Raises:
-            RuntimeError: If the socket is not connected and not connecting.
+            TypeError: If `callback` cannot be called.
+            RuntimeError: If the socket is not connected and not connecting, no loop is running, or
+                this is a forked child and the stream belongs to a loop of its parent.
+            StreamClosedError: Through the future, if the stream was closed before or is closed
+                meanwhile.
             ssl.SSLError: Through the future, if the handshake fails: it says why.
             TimeoutError: Through the future, if it takes longer than `handshake_timeout`.
             OSError: Through the future, if the connection breaks.
@@ -134,88 +163,98 @@ class SSLIOStream(IOStream):
 
     @property
     def negotiated_protocol(self) -> str | None:
-        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing."""
-        return self.socket.selected_alpn_protocol() if self._has_opened else None
+        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing.
+
+        It can be asked also when the stream is closed.
+        """
+        engine = self._engine
+        return None if engine is None else engine.negotiated_protocol
 
     @overload
     def peer_certificate(self, binary: Literal[False] = False) -> dict[str, Any] | None: ...
     @overload
     def peer_certificate(self, binary: Literal[True]) -> bytes | None: ...
     def peer_certificate(self, binary: bool = False) -> dict[str, Any] | bytes | None:
-        """Give the certificate of the other side.
+        """Give the certificate of the peer.
+
+        It can be asked for also when the stream is closed.
 
         Args:
-            binary: Whether to give it whole, in DER, also if it was not verified.
+            binary: Whether to give it whole, in DER, even if it was not verified.
 
         Returns:
             What it says, as `ssl.SSLSocket.getpeercert` puts it, if it was verified; `None` if
-            there is none, or the handshake is not done.
+            there is none, or the handshake has not been done.
         """
-        certificate: Any = self.socket.getpeercert(binary) if self._has_opened else None
+        engine = self._engine
+        certificate: Any = None if engine is None else engine.peer_certificate(binary)
         return certificate or None
 
     def close_fd(self) -> None:
-        reactor = self._reactor
-        if self._has_opened and not self.error and reactor is not None and sys.platform != "win32":
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiting
-                Linger(reactor, self.socket)
-                return
-        super().close_fd()
+        reactor, engine = self._reactor, self._engine
+        if (
+            self._has_opened
+            and not self.error
+            and not (reactor is None or engine is None)
+            and sys.platform != "win32"
+            and not self._is_inherited()
+        ):
+            Linger(reactor, engine)
+        elif engine is not None:
+            engine.close()
+        else:
+            super().close_fd()
+
+    def _carrier(self) -> Any:
+        return self._engine
 
     def read_from_fd(self, buf: memoryview) -> int | None:
-        engine: Any = self.socket
-        end, self._held_end = self._held_end, None
-        received = 0
-        while end is None and len(buf) - received >= RECORD:
-            try:
-                size = engine.read(len(buf) - received, buf[received:])
-            except ssl.SSLWantReadError:
-                return received or None
-            except ssl.SSLWantWriteError:
-                self._read_wants_write = True
-                return received or None
-            except OSError as error:
-                end = error
-            else:
-                received += size
-                end = 0 if size == 0 else None
-        if received:
-            self._held_end = end
-            return received
-        if isinstance(end, OSError):
-            raise end
-        return end
+        assert self._engine is not None
+        try:
+            return self._engine.read_into(buf)
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            return None
 
     def _fill(self) -> None:
+        engine = self._engine
+        assert engine is not None
         super()._fill()
         # The end may have been met behind the bytes; the descriptor may not tell of it again.
-        if self._held_end is not None and not self._ended:
+        if engine.at_end() and not self._ended:
             super()._fill()
+        if self._write_wants_read and not self._closed:  # for which input may have come just now
+            self._write_wants_read = False
+            self._flush()
 
     def write_to_fd(self, data: memoryview) -> int:
+        engine = self._engine
+        assert engine is not None
         sent = 0
         try:
             while sent < len(data):
-                sent += self.socket.send(data[sent:])
+                sent += engine.send(data[sent:])
         except ssl.SSLWantWriteError:
             pass
         except ssl.SSLWantReadError:
             self._write_wants_read = True
-        except OSError:
+        except OSError as error:
             if sent == 0:
-                raise  # else the next time
+                without_frames(error)
+                raise engine.reason_of(error) from None
+            # else the next write meets it
         return sent
 
     def _flush(self) -> None:
-        if isinstance(self.socket, MemoryTLSSocket):
-            self.socket.flush()
+        assert self._engine is not None
+        self._engine.flush()
         super()._flush()
 
     def _update_events(self) -> None:
         super()._update_events()
-        engine = self.socket
+        engine = self._engine
         if (
-            isinstance(engine, MemoryTLSSocket)
+            engine is not None
             and engine.holds_input
             and not (self._closed or self._reads_held_input)
             and self._wanted_events() & READ
@@ -230,7 +269,7 @@ class SSLIOStream(IOStream):
 
     def _wanted_events(self) -> int:
         events = super()._wanted_events()
-        if isinstance(self.socket, MemoryTLSSocket) and self.socket.holds_output():
+        if self._engine is not None and self._engine.holds_output:
             events |= WRITE
         if self._write_wants_read:
             events = events & ~WRITE | READ
@@ -239,6 +278,10 @@ class SSLIOStream(IOStream):
         return events
 
     def _on_events(self, fd: int, events: int) -> None:
+        if self._reads_held_input:
+            events &= ~READ  # that comes next, with the work that is allowed for one event
+        if self._engine is not None:
+            self._engine.renew()
         if events & READ and self._write_wants_read:
             self._write_wants_read = False
             events |= WRITE
@@ -251,51 +294,60 @@ class SSLIOStream(IOStream):
 
     def _check_can_connect(self, server_hostname: str | None) -> None:
         super()._check_can_connect(server_hostname)
-        self._server_hostname = server_hostname or self._server_hostname
         assert self._context is not None, "only a socket that is connected can have come with TLS"
-        check_name(self._context, self._server_side, self._server_hostname)
+        name = self._server_hostname if server_hostname is None else server_hostname
+        self._server_hostname = checked_name(self._context, self._server_side, name)
 
     def _connected(self) -> None:
+        assert self._context is not None
         self._connecting = False
         self._has_peer = True
         try:
-            assert self._context is not None
             self._wrap(self._context)
             self._open()
-        except OSError as error:  # it is gone already, say
-            self._fail_opening(error)
+        except Exception as error:
+            self._fail_opening(without_frames(error))
 
     def _wrap(self, context: ssl.SSLContext) -> None:
-        check_name(context, self._server_side, self._server_hostname)
+        name = checked_name(context, self._server_side, self._server_hostname)
         plain: Any = self.socket
-        wrapped = wrap(plain, context, self._server_side, self._server_hostname)
-        self.socket = wrapped  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._engine = engine = MemoryTLSSocket(plain, context, self._server_side, name)
+        self.socket = engine  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _open(self) -> None:
         if self._has_peer and not self._handshake_begun and not self._closed:
-            self._handshake_begun = True
+            reactor = self._use_reactor()
+            if self._is_inherited():
+                raise RuntimeError("the stream belongs to an event loop of the parent process")
             if self._handshake_timeout is not None:
-                self._handshake_timer = self._use_reactor().call_later(
+                self._handshake_timer = reactor.call_later(
                     self._handshake_timeout, self._on_handshake_timeout
                 )
+            self._handshake_begun = True
             self._advance_opening()
 
     def _advance_opening(self) -> None:
         if not self._handshake_begun:
             super()._advance_opening()
             return
+        engine = self._engine
+        assert engine is not None
         try:
-            self.socket.do_handshake()
+            engine.do_handshake()
         except ssl.SSLWantReadError:
             self._opening_events = READ
         except ssl.SSLWantWriteError:
             self._opening_events = WRITE
         except OSError as error:
-            explain(error)
-            self._fail_opening(error)
+            without_frames(error)  # which this frame is one of
+            reason = engine.reason_of(error)
+            explain(reason)
+            self._fail_opening(reason)
+            return
         else:
+            engine.remember()
             self._finish_opening()
-        self._update_events()
+        self._watch_or_end()
 
     def _on_handshake_timeout(self) -> None:
         self._fail_opening(TimeoutError("the TLS handshake took too long"))
@@ -303,8 +355,6 @@ class SSLIOStream(IOStream):
     def _finish_opening(self) -> None:
         self._forget_timer()
         super()._finish_opening()
-        if not self._closed and self.socket.pending():
-            self._fill()  # left over by who had the socket before; its descriptor tells nothing
 
     def _close_now(self) -> None:
         self._forget_timer()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
+import socket as _socket
 import ssl
 from typing import Any, TypeAlias
 
@@ -9,6 +13,11 @@ SSLOptions: TypeAlias = ssl.SSLContext | dict[str, Any] | None
 
 HANDSHAKE_TIMEOUT = 60.0
 """The default of `handshake_timeout`, in seconds."""
+
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_LONGEST_NAME = 253  # RFC 1035, section 2.3.4
+_NUMBERS = re.compile(r"(0[xX])?[0-9a-fA-F]+(\.(0[xX])?[0-9a-fA-F]+){0,3}")
+"""All that `inet_aton` reads as an IPv4 address, and some names that it does not."""
 
 
 def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
@@ -40,20 +49,58 @@ def ssl_context(ssl_options: SSLOptions, server_side: bool) -> ssl.SSLContext:
     return context
 
 
-def check_name(context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
-    """Raise unless a server's name is one, before a socket has been given away for it.
+def verification_name(host: str) -> str:
+    """Give the name that a TLS server must prove, for the name or address that is looked up.
+
+    They differ: the dot at the end of a fully qualified name is for the resolver alone (RFC 6066,
+    section 3), as is the zone of an IPv6 address; an address has one spelling in certificates; and
+    a name outside of ASCII is proved in its IDNA form.
 
     Raises:
-        ValueError: If it is none, or the context checks it and there is none.
+        ValueError: If it can be neither a name nor an address.
     """
-    if server_hostname is not None or (context.check_hostname and not server_side):
-        if not server_hostname:
+    address = _address_of(host)
+    if address is not None:
+        return address
+    try:
+        name = host.encode("idna").decode("ascii").lower().removesuffix(".")
+    except UnicodeError:
+        name = ""
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise ValueError(f"server_hostname must be a host's name or address, not {host!r}")
+    return _address_of(name) or name
+
+
+def _address_of(host: str) -> str | None:
+    """Give the usual spelling of an IP address, if that is what a host is."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.IPv6Address(bare.partition("%")[0]))
+    if _NUMBERS.fullmatch(host):
+        with contextlib.suppress(OSError):
+            return _socket.inet_ntoa(_socket.inet_aton(host))
+    return None
+
+
+def checked_name(
+    context: ssl.SSLContext, server_side: bool, server_hostname: str | None
+) -> str | None:
+    """Give the name that the peer must prove; `None` for none.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it can be none, the context checks it and there is none, or this is the
+            server's side.
+    """
+    if server_hostname is None:
+        if context.check_hostname and not server_side:
             raise ValueError("server_hostname is needed to verify the server's certificate")
-        try:
-            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, server_hostname)
-        except ValueError as error:
-            message = f"server_hostname must be a host's name, not {server_hostname!r}"
-            raise ValueError(message) from error
+        return None
+    if not isinstance(server_hostname, str):
+        raise TypeError(f"server_hostname must be a string or None, not {server_hostname!r}")
+    if server_side:
+        raise ValueError(f"server_hostname is for clients, not for a server: {server_hostname!r}")
+    return verification_name(server_hostname)
 
 
 _NOT_TLS = {

@@ -14,7 +14,7 @@ from waterspout.iostream._network import check_unix_path
 from waterspout.iostream._server import Handler, StreamServer, check_serving, stream_factory
 from waterspout.iostream._socket import IOStream
 from waterspout.iostream._tls import SSLIOStream
-from waterspout.iostream._tlscontext import SSLOptions, check_name, ssl_context
+from waterspout.iostream._tlscontext import SSLOptions, checked_name, ssl_context
 from waterspout.iostream._unixfile import (
     file_of,
     identity_of,
@@ -53,7 +53,8 @@ async def connect_unix(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If `path` is empty or has a null character inside, `timeout` is NaN or a number
-            of more than ten years, or TLS checks the name of the server and none is given.
+            of more than ten years, `server_hostname` is no possible name, or TLS checks the name
+            of the server and none is given.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If it cannot be connected, such as `FileNotFoundError`.
@@ -66,7 +67,7 @@ async def connect_unix(
     options = None if isinstance(ssl, bool) else ssl
     context = None if ssl is None or ssl is False else ssl_context(options, False)
     if context is not None:
-        check_name(context, False, server_hostname)
+        server_hostname = checked_name(context, False, server_hostname)
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         stream = (
