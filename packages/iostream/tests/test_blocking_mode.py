@@ -199,6 +199,17 @@ async def test_a_forked_child_that_closes_a_stream_leaves_the_mode_alone(pipe, m
     assert os.get_blocking(pipe[1])
 
 
+async def test_what_a_parent_process_uses_is_not_given_its_mode_back(pipe, monkeypatch):
+    """As in a forked child, but in this process."""
+    stream = PipeIOStream(os.dup(pipe[1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(_blockingmode, "_in_use", _blockingmode._InUse())
+        stream.close_fd()
+    assert not os.get_blocking(pipe[1])
+    _blockingmode._in_use.reset()
+    stream.close()
+
+
 @pytest.mark.slow
 def test_at_exit_the_mode_is_what_it_was(pipe):
     program = """

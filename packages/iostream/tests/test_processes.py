@@ -16,7 +16,7 @@ import pytest
 from waterspout.ioloop import IOLoop
 from waterspout.ioloop.testing import cancel_everywhere
 from waterspout.iostream import StreamBufferFullError, _child, open_process
-from waterspout.iostream._offloop import STARTS, DaemonExecutor
+from waterspout.iostream._offloop import EXITS, STARTS, DaemonExecutor
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows watches no pipes"),
@@ -232,8 +232,17 @@ async def test_cancelled_when_it_has_started_it_is_killed_and_reaped(slow_popen,
     assert open_descriptors() == descriptors
 
 
+def no_thread(*args):
+    raise RuntimeError("can't start new thread")
+
+
 @pytest.mark.parametrize("stage", ["queued", "starting", "started"])
-def test_a_loop_that_ends_while_a_process_starts_leaves_none(stage, slow_popen, monkeypatch):
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_loop_that_ends_while_a_process_starts_leaves_none(
+    stage, threads, slow_popen, monkeypatch
+):
+    if not threads:  # none can be started to clear up in
+        monkeypatch.setattr(EXITS, "submit", no_thread)
     executor = DaemonExecutor("starts", 1, 0.05)
     monkeypatch.setattr("waterspout.iostream._process.STARTS", executor)
     descriptors, gate = open_descriptors(), threading.Event()
@@ -326,6 +335,20 @@ async def test_a_start_that_blocks_holds_up_no_other_start(tmp_path):
     assert not blocked.done()
     with fifo.open("wb"):
         pass
+    async with await blocked as process:
+        assert await process.wait() == 0
+
+
+async def test_a_start_that_hangs_holds_up_no_other_start(slow_popen, monkeypatch):
+    slow = subprocess.Popen
+    blocked = asyncio.create_task(open_process(["true"]))
+    await has_begun(slow_popen.begun)
+    monkeypatch.undo()
+    assert subprocess.Popen is not slow
+    async with await open_process(["true"]) as process:
+        assert await process.wait() == 0
+    assert not blocked.done()
+    slow_popen.go.set()
     async with await blocked as process:
         assert await process.wait() == 0
 

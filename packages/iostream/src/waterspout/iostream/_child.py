@@ -34,6 +34,9 @@ _HAS_WAITID: Final = hasattr(os, "waitid")
 """Not on macOS before Python 3.13. There, rule 1 holds but for the moment in which a thread that
 waits reaps the child."""
 
+_PATIENCE: Final = 0.2
+"""Seconds for which a start waits for another one to fork."""
+
 log = logging.getLogger("waterspout.iostream")
 
 
@@ -205,7 +208,8 @@ class _ForkGuard:
 
     From its fork until it executes its program, a child has all descriptors that were open at the
     fork. If these include the pipe by which another start learns that its program runs, that start
-    waits for this child too: forever, if this one has a `preexec_fn` that blocks.
+    waits for this child too: forever, if this one has a `preexec_fn` that blocks. A start that
+    takes longer than `_PATIENCE`, as on a slow file system, is not waited for.
     """
 
     def __init__(self) -> None:
@@ -217,8 +221,8 @@ class _ForkGuard:
         self._holder: int | None = None
 
     def __enter__(self) -> None:
-        self._lock.acquire()
-        self._holder = threading.get_ident()
+        if self._lock.acquire(timeout=_PATIENCE):
+            self._holder = threading.get_ident()
 
     def __exit__(self, *error: object) -> None:
         self.release()
