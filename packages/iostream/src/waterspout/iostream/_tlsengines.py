@@ -47,6 +47,7 @@ _BYTES = {
 }
 """Methods of a socket or of an `ssl.SSLObject` that would bypass the engine."""
 
+_NOTHING = memoryview(b"")
 _local = threading.local()
 
 
@@ -240,7 +241,7 @@ class MemoryTLSSocket(TLSEngine):
         self._missing = 0  # bytes of the record of which it has been given a part
         self._drained = False  # whether the socket beneath has nothing more for now
         self._unfed = True  # whether TLS has used up what it was given
-        self._unsent = memoryview(b"")  # records that the socket beneath has not taken
+        self._unsent = _NOTHING  # records that the socket beneath has not taken
         self._promised = 0  # bytes of plain text in there that send() has not confirmed
         self._alert_made = False
         self._tls = context.wrap_bio(
@@ -471,7 +472,8 @@ class MemoryTLSSocket(TLSEngine):
                 sent = self.raw.send(self._unsent)
             except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
                 sent = 0
-            self._unsent = self._unsent[sent:]
+            # An empty view would keep all of it in memory.
+            self._unsent = self._unsent[sent:] if sent < len(self._unsent) else _NOTHING
             if sent == 0:
                 raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the socket takes no more")
 
