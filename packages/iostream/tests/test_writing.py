@@ -211,6 +211,50 @@ async def test_the_close_callback_comes_after_the_pending_read(pair):
     assert order == ["read", "closed"]
 
 
+async def test_it_comes_after_a_read_that_waits_for_another_task(pair):
+    stream, peer = pair
+    order = []
+
+    async def wait(reading):
+        return await reading
+
+    stream.set_close_callback(lambda: order.append("closed"))
+    first = wait(stream.read_bytes(1))  # driven by hand, so it resumes when the test says so
+    first.send(None)
+    peer.send(b"x")
+    await settle()
+    second = stream.read_bytes(1)
+    second.add_done_callback(lambda _: order.append("read"))
+    stream.close()
+    await settle()
+    assert order == []
+    first.close()
+    await settle()
+    assert order == ["read", "closed"]
+
+
+async def test_it_is_not_called_again_for_a_read_that_begins_after_the_end(pair):
+    stream, peer = pair
+    calls = []
+
+    async def wait(reading):
+        return await reading
+
+    stream.set_close_callback(lambda: calls.append("closed"))
+    first = wait(stream.read_bytes(1))
+    first.send(None)
+    peer.send(b"x")
+    await settle()
+    peer.close()
+    await settle()
+    assert calls == ["closed"]
+    second = stream.read_bytes(1)
+    first.close()
+    assert await second == b"x"
+    await settle()
+    assert calls == ["closed"]
+
+
 async def test_it_comes_after_the_callback_of_the_read_that_ended_it(pair):
     stream, peer = pair
     order = []
