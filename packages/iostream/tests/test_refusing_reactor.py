@@ -497,6 +497,26 @@ async def test_late_events_of_an_ended_stream_receive_nothing(make_pair):
     assert stream.receipts == before
 
 
+async def test_late_events_leave_a_clean_end_clean(pair):
+    stream, peer = pair
+
+    async def wait(reading):
+        return await reading
+
+    first = wait(stream.read_bytes(1))  # driven by hand
+    first.send(None)
+    peer.send(b"xyz")
+    peer.close()
+    await until(stream.closed)
+    second = stream.read_until(b"\n")
+    stream._on_events(0, READ)
+    with pytest.raises(StopIteration):
+        first.send(None)
+    with pytest.raises(StreamClosedError) as caught:
+        await second
+    assert caught.value.real_error is None
+
+
 async def test_a_pattern_that_fails_fails_the_read(pair):
     class Pattern:
         pattern = b"x"

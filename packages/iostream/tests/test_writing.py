@@ -173,6 +173,17 @@ async def test_writes_that_were_handed_over_are_not_told_of_a_later_failure(make
         await second
 
 
+async def test_reset_closes_a_half_open_stream(make_pair):
+    stream, peer = make_pair(tcp=True, half_open=True)
+    reading = stream.read_bytes(1)
+    peer.reset()
+    with pytest.raises(StreamClosedError):
+        await reading
+    assert stream.closed()
+    with pytest.raises(StreamClosedError):
+        stream.write(b"x")
+
+
 async def test_a_connection_that_breaks_while_writes_wait(make_pair):
     stream, peer = make_pair(tcp=True)
     future = stream.write(b"x" * 8 * BIG)
