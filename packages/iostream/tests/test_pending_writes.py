@@ -172,6 +172,8 @@ async def test_failed_write_of_a_stream_that_never_read_ends_it(make_pair, begun
     await until(stream.closed)
     assert stream.error is stream.sending_error
     assert await stream.read_until_close() == b"read ahead"
+    with pytest.raises(StreamClosedError, match="no buffers"):
+        stream.write(b"more")
 
 
 async def test_later_failure_of_a_stream_that_never_read_ends_it(make_pair):

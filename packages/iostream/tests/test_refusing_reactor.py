@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from waterspout.ioloop import IOLoop
+from waterspout.ioloop import READ, WRITE, IOLoop
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream import IOStream, PipeIOStream, StreamClosedError
 
@@ -466,14 +466,55 @@ async def test_a_mistake_in_a_handler_ends_the_stream(make_pair):
 
 
 async def test_late_events_of_a_closed_stream_do_nothing(pair):
+    """As where the reactor refused to remove the handler."""
     stream, peer = pair
-    stream.set_close_callback(None)
-    reading = stream.read_bytes(1)
+    reading, writing, ending = stream.read_bytes(1), stream.write(LARGE), stream.write_eof()
     stream.close()
-    with pytest.raises(StreamClosedError):
-        await reading
-    stream._on_events(0, 5)
+    for future in (reading, writing, ending):
+        with pytest.raises(StreamClosedError):
+            await future
+    stream._on_events(0, READ | WRITE)
     assert stream.error is None
+    with pytest.raises(StreamClosedError) as caught:
+        stream.write(b"x")
+    assert isinstance(caught.value.real_error, ConnectionAbortedError)
+
+
+async def test_late_events_of_an_ended_stream_receive_nothing(make_pair):
+    class Counting(IOStream):
+        receipts = 0
+
+        def read_from_fd(self, buf):
+            self.receipts += 1
+            return super().read_from_fd(buf)
+
+    stream, peer = make_pair(Counting, half_open=True)
+    reading = stream.read_until_close()
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert await reading == b""
+    before = stream.receipts
+    stream._on_events(0, READ)
+    assert stream.receipts == before
+
+
+async def test_late_events_leave_a_clean_end_clean(pair):
+    stream, peer = pair
+
+    async def wait(reading):
+        return await reading
+
+    first = wait(stream.read_bytes(1))  # driven by hand
+    first.send(None)
+    peer.send(b"xyz")
+    peer.close()
+    await until(stream.closed)
+    second = stream.read_until(b"\n")
+    stream._on_events(0, READ)
+    with pytest.raises(StopIteration):
+        first.send(None)
+    with pytest.raises(StreamClosedError) as caught:
+        await second
+    assert caught.value.real_error is None
 
 
 async def test_a_pattern_that_fails_fails_the_read(pair):
