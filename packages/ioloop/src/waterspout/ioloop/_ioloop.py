@@ -5,19 +5,23 @@ Rules:
 1.  An `IOLoop` and its asyncio loop live together, one each: `IOLoop.current` inside a running
     loop gives the same object always, whoever made the loop.
 2.  The current loop of a thread is the one that asyncio knows for it. There is no second record.
-3.  Every callback, timer and handler runs through `_run`, so that an `Exception` reaches one
-    hook, `handle_callback_exception`, and never the loop.
+3.  An `Exception` of any callback, timer, handler or task reaches one hook,
+    `handle_callback_exception`, and never the loop.
 4.  Tasks that the loop started for somebody are held until they are done.
 5.  Nothing at import makes a loop or a thread, or touches the event loop policy.
+6.  An `IOLoop` and its asyncio loop refer to each other until either is closed, and nothing that
+    an `IOLoop` is made of refers to it otherwise than weakly. So a closed loop is freed without the
+    garbage collector.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import inspect
+import contextlib
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,13 +36,14 @@ from waterspout.ioloop._fork import is_inherited, refuse, watch
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls, signals_wake
 from waterspout.ioloop._lifecycle import (
+    call_when_closed,
     call_with_timeout,
     cancel_all_tasks,
     check_can_run,
     close_source,
     knows_its_thread,
 )
-from waterspout.ioloop._tasks import HeldTasks
+from waterspout.ioloop._tasks import Calls
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
     ERROR,
@@ -118,12 +123,15 @@ class IOLoop(Reactor):
         self._is_closed: Callable[[], bool] = loop.is_closed
         self._time = loop.time
         self._knows_thread: Any = loop if knows_its_thread(loop) else None
+        report = _reporter(weakref.ref(self))
+        self._calls = Calls(loop, report)
+        self._run = self._calls.run
         self._alarm = Alarm(loop, self._run)
-        self._handlers = Handlers(loop, self._closed, self._report)
-        self._tasks = HeldTasks(loop, self.handle_callback_exception)
+        self._handlers = Handlers(loop, report)
         self._executors = Executors(loop)
         self._closing = False
         self._ours = False  # whether start() or run_sync() runs the loop
+        call_when_closed(loop, self._on_closed)
         setattr(loop, _ATTRIBUTE, self)
         watch(self)
         if not hasattr(loop, "_waterspout_scheduler"):
@@ -303,19 +311,18 @@ class IOLoop(Reactor):
             raise RuntimeError("a loop with tasks cannot be closed while another runs here")
         current = thread_loop() is loop
         self._closing = True
+        self._handlers.begin_last_run()
         try:
             if _get_running_loop() is None:
                 cancel_all_tasks(loop)
         finally:
             sources = self._handlers.sources()
-            self._handlers.close()
-            self._alarm.timers.clear()
             loop.close()
             if current:
                 self.clear_current()
-        if all_fds:
-            for source in sources.values():
-                close_source(source)
+            if all_fds:
+                for source in sources.values():
+                    close_source(source)
 
     # Descriptors
 
@@ -451,30 +458,16 @@ class IOLoop(Reactor):
                 yield
         except (KeyboardInterrupt, SystemExit):
             self._ours = False
-            self.close()
+            if not is_inherited(self.asyncio_loop):  # as by a child forked in a callback
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # the first one counts
+                    self.close()
             raise
         finally:
             self._ours = False
 
-    def _closed(self) -> bool:
-        return self._is_closed()
-
     def _check_open(self) -> None:
         if self._is_closed():
             raise RuntimeError("the event loop is closed")
-
-    def _run(
-        self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        try:
-            result = callback(*args, **kwargs)
-            if result is not None and inspect.isawaitable(result):
-                self._tasks.hold(callback, result)
-        except Exception:
-            self.handle_callback_exception(callback)
-
-    def _report(self, callback: Callable[..., object]) -> None:
-        self.handle_callback_exception(callback)
 
     def _add_timer(
         self,
@@ -491,6 +484,27 @@ class IOLoop(Reactor):
     def _become_inherited(self) -> None:  # pragma: no cover (in a forked child)
         """See `_fork`."""
         self._call_soon = self._call_soon_threadsafe = self._is_closed = refuse
+        self._handlers.become_inherited(refuse)
+
+    def _on_closed(self) -> None:
+        """Release what the asyncio loop was used for, now that it is closed."""
+        self._handlers.close()
+        self._alarm.close()
+        self._calls.close()
+        for name in (_ATTRIBUTE, "_waterspout_scheduler"):
+            if getattr(self.asyncio_loop, name, None) is self:
+                delattr(self.asyncio_loop, name)
+
+
+def _reporter(reference: "weakref.ref[IOLoop]") -> Callable[[Callable[..., object]], None]:
+    """Make a function that calls an IOLoop's hook, also if that is replaced on the instance."""
+
+    def report(callback: Callable[..., object]) -> None:
+        loop = reference()
+        if loop is not None:  # pragma: no branch (it lives as long as its asyncio loop is open)
+            loop.handle_callback_exception(callback)
+
+    return report
 
 
 defaults.for_loop = IOLoop

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from waterspout.ioloop._interrupts import interrupts_told_apart
 from waterspout.ioloop.scheduling import FileDescriptor
 
 
@@ -40,6 +41,28 @@ def check_can_run(
         raise RuntimeError(f"{name}(): the loop is closed")
 
 
+def call_when_closed(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Call a function once a loop is closed, whoever closes it.
+
+    asyncio has no such hook. So `close` is shadowed by an attribute of the loop until it is called;
+    `asyncio.run`, uvloop and the loop's own finalizer all find that.
+    """
+    close = loop.close
+    shadowed = vars(loop).get("close")  # somebody else may have had the same idea
+
+    def close_and_call() -> None:
+        close()
+        if loop.is_closed():
+            if vars(loop).get("close") is close_and_call:
+                if shadowed is None:
+                    del loop.close  # type: ignore[method-assign]
+                else:
+                    loop.close = shadowed  # type: ignore[method-assign]
+            callback()
+
+    loop.close = close_and_call  # type: ignore[method-assign]
+
+
 async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:
     """Call a function, and await its result if that can be, within a time."""
     async with asyncio.timeout(seconds):
@@ -51,16 +74,29 @@ def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel the tasks of a stopped loop, run it until they are done, and end its generators.
 
     What they raise, other than their cancellation, goes to the loop's exception handler.
+
+    Raises:
+        KeyboardInterrupt: And `SystemExit`, if a callback or task raises it: at the end, when
+            everything is done. A Ctrl-C raises at once.
     """
+    leaving: BaseException | None = None
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     finishing = loop.create_task(_finish(loop, tasks))
-    while not finishing.done():
-        # A stop that was asked for earlier ends the loop too early.
-        with contextlib.suppress(RuntimeError):
-            loop.run_until_complete(finishing)
+    with interrupts_told_apart() as was_interrupted:
+        while not finishing.done():
+            try:
+                # A stop that was asked for earlier ends the loop too early.
+                with contextlib.suppress(RuntimeError):
+                    loop.run_until_complete(finishing)
+            except (KeyboardInterrupt, SystemExit) as error:
+                if was_interrupted():
+                    raise
+                leaving = leaving or error
     finishing.result()
+    if leaving is not None:
+        raise leaving
 
 
 async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:
@@ -68,7 +104,7 @@ async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]
         await asyncio.wait(tasks)
     for task in tasks:
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
             loop.call_exception_handler(
                 {
                     "message": "Exception in a task that was cancelled when the loop was closed",
