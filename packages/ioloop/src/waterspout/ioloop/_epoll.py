@@ -72,6 +72,7 @@ class EpollPoller:
     def close(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
+            self._retry = None
         if not self._epoll.closed:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(self._epoll.fileno())
@@ -90,13 +91,27 @@ class EpollPoller:
                 self._register(fd, events)
             elif before:
                 self._unregister(fd)
-        except ValueError:
-            if not self._epoll.closed:
-                raise
-            # Until `_reopen` succeeds, the table alone says what is to be polled.
-        except BaseException:
+        except BaseException as error:
+            if self._lacks(error):
+                return
             handler.events = before
             raise
+
+    def _lacks(self, error: BaseException) -> bool:
+        """Whether an error is due to an epoll that `_reopen` has not filled or opened again yet.
+
+        Until then, the table alone says what is to be polled.
+        """
+        return self._retry is not None and isinstance(error, ValueError | FileNotFoundError)
+
+    def is_gone(self, handler: Registration) -> bool:
+        """Whether a descriptor is known to be another file than the one that is polled."""
+        try:
+            if handler.events:
+                self._epoll.modify(handler.fd, handler.events & _EVENTS)
+        except (OSError, ValueError) as error:
+            return not self._lacks(error)
+        return False
 
     def _register(self, fd: int, events: int) -> None:
         # As `add_reader`: a transport's descriptor is refused, and a reader's taken over.

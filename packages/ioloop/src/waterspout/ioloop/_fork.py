@@ -4,10 +4,10 @@ A child of `os.fork` shares the loop's descriptors with its parent: its epoll in
 wake-up pipe. Anything the child does with the loop is done to the parent's, even closing it. So in
 the child every use of an inherited loop raises.
 
-The asyncio loop beneath is also touched without being used: a child that leaves a running loop by an
-exception, `sys.exit` included, unwinds `asyncio.run`, which runs the loop once more and closes it,
-and a loop that is collected closes itself. Closing unregisters descriptors from the epoll; done to
-the parent's, that makes its loop deaf to other threads. So in the child the descriptors that the
+The asyncio loop beneath is also touched without being used: a child that leaves a running loop by
+an exception, `sys.exit` included, unwinds `asyncio.run`, which runs the loop once more and closes
+it, and a loop that is collected closes itself. Closing unregisters descriptors from the epoll; done
+to the parent's, that makes its loop deaf to other threads. So in the child the descriptors that the
 loop shares with the parent are replaced, under the same numbers, by new ones.
 """
 
@@ -76,7 +76,7 @@ def _unshare(loop: Any) -> None:  # pragma: no cover (in the child)
     A kqueue is not inherited, and what does not say which epoll it uses is left alone.
     """
     selector = getattr(loop, "_selector", None)
-    if isinstance(selector, getattr(selectors, "EpollSelector", ())):
+    if hasattr(selectors, "EpollSelector") and type(selector) is selectors.EpollSelector:
         _replace_epoll(selector.fileno())
         with contextlib.ExitStack() as stack:
             for new, old in zip(socket.socketpair(), (loop._ssock, loop._csock), strict=True):

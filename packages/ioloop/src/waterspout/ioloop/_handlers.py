@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import threading
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class Handlers:
         fd = fileno(source)
         table = self._table
         with table.lock:
-            if fd in table.by_fd:
+            if fd in table.by_fd and not self._forget_if_gone(table.by_fd[fd]):
                 raise ValueError(f"fd {fd} has a handler already")
             self._kernel.check_open(fd)  # EBADF here, not in some later poll
             if self._poller is None:
@@ -143,8 +144,6 @@ class Handlers:
         """Have the loop poll an epoll that another thread has opened."""
         failed = []
         with self._table.lock:
-            if poller is not self._poller:
-                return
             try:
                 poller.attach()
             except Exception:
@@ -156,8 +155,29 @@ class Handlers:
                         self._poller.watch(handler, events)
                     except Exception as error:
                         failed.append((handler, error))
-        for handler, error in failed:
-            self._table.report_unpollable(handler, error)
+        for handler, reason in failed:
+            self._table.report_unpollable(handler, reason)
+
+    def _forget_if_gone(self, handler: Registration) -> bool:
+        """Forget a handler if its descriptor was closed, and the number is another file's by now.
+
+        One program part that forgets to remove its handlers must not keep others from adding
+        theirs.
+        """
+        assert self._poller is not None
+        fd, source = handler.fd, handler.source
+        if isinstance(source, int):
+            is_gone = self._poller.is_gone(handler)
+        else:
+            try:
+                is_gone = fileno(source) != fd
+            except (OSError, ValueError):
+                is_gone = True
+        if is_gone:
+            self.remove(fd)
+            error = OSError(errno.EBADF, "the descriptor was closed, and is another file's by now")
+            self._loop.call_soon_threadsafe(self._table.report_unpollable, handler, error)
+        return is_gone
 
     def _check_open(self) -> None:
         if self.is_closed():

@@ -116,6 +116,16 @@ class IOLoop(Reactor):
             raise RuntimeError(f"asyncio_loop is closed: {loop!r}")
         if hasattr(loop, _ATTRIBUTE):
             raise RuntimeError(f"{loop!r} has an IOLoop already: IOLoop.current() gives it")
+        try:
+            self._wrap(loop)
+            if asyncio_loop is None and make_current and _get_running_loop() is None:
+                self.make_current()
+        except BaseException:
+            if asyncio_loop is None:
+                loop.close()
+            raise
+
+    def _wrap(self, loop: asyncio.AbstractEventLoop) -> None:
         self.asyncio_loop = loop
         # Bound once: they are called often, and in a forked child they are taken away.
         self._call_soon: Callable[..., object] = loop.call_soon
@@ -136,8 +146,6 @@ class IOLoop(Reactor):
         watch(self)
         if not hasattr(loop, "_waterspout_scheduler"):
             register_scheduler(loop, self)
-        if asyncio_loop is None and make_current and _get_running_loop() is None:
-            self.make_current()
 
     def __repr__(self) -> str:
         loop = self.asyncio_loop

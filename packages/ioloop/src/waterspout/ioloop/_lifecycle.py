@@ -41,26 +41,33 @@ def check_can_run(
         raise RuntimeError(f"{name}(): the loop is closed")
 
 
-def call_when_closed(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+def call_when_closed(loop: Any, callback: Callable[[], object]) -> None:
     """Call a function once a loop is closed, whoever closes it.
 
-    asyncio has no such hook. So `close` is shadowed by an attribute of the loop until it is called;
-    `asyncio.run`, uvloop and the loop's own finalizer all find that.
+    asyncio has no such hook. So an attribute of the loop shadows its `close` until it is closed;
+    `asyncio.run`, uvloop's runner and a loop's own finalizer all find it.
     """
-    close = loop.close
-    shadowed = vars(loop).get("close")  # somebody else may have had the same idea
+    loop.close = _CloseAndCall(loop, callback)
 
-    def close_and_call() -> None:
-        close()
+
+class _CloseAndCall:
+    """Stands in for the method `close` of a loop."""
+
+    def __init__(self, loop: Any, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._shadowed = vars(loop).get("close")  # somebody else may have set one before
+        self._close = loop.close
+        self._callback = callback
+
+    def __call__(self) -> None:
+        self._close()
+        loop = self._loop
         if loop.is_closed():
-            if vars(loop).get("close") is close_and_call:
-                if shadowed is None:
-                    del loop.close  # type: ignore[method-assign]
-                else:
-                    loop.close = shadowed  # type: ignore[method-assign]
-            callback()
-
-    loop.close = close_and_call  # type: ignore[method-assign]
+            if vars(loop).get("close") is self:
+                del loop.close
+                if self._shadowed is not None:
+                    loop.close = self._shadowed
+            self._callback()
 
 
 async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:

@@ -140,8 +140,9 @@ class SelectorThread:
                     self._register(fd, sum(wanted))
             except BaseException:
                 wanted = known
-                with contextlib.suppress(OSError):
-                    self._selector.register(fd, sum(known))
+                if known:
+                    with contextlib.suppress(OSError):  # it was closed
+                        self._selector.register(fd, sum(known))
                 raise
             finally:
                 if wanted:

@@ -109,6 +109,9 @@ class Poller(Protocol):
             OSError: If it cannot be polled; what it was polled for before still holds.
         """
 
+    def is_gone(self, handler: Registration) -> bool:
+        """Whether a descriptor is known to be another file than the one that is polled."""
+
     def close(self) -> None:
         """Release descriptors and threads. No registrations are left."""
 
@@ -192,6 +195,10 @@ class AddReaderPoller:
             if self._requests:
                 self._serve_requests()
             self._set_events(handler, events)
+
+    def is_gone(self, handler: Registration) -> bool:
+        """Whether a descriptor is known to be another file than the one that is polled."""
+        return False  # a loop does not tell
 
     def _serve_requests(self) -> None:
         """Do what other threads have asked for."""
