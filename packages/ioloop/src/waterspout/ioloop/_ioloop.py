@@ -9,21 +9,18 @@ Rules:
     `handle_callback_exception`, and never the loop.
 4.  Tasks that the loop started for somebody are held until they are done.
 5.  Nothing at import makes a loop or a thread, or touches the event loop policy.
-6.  An `IOLoop` and its asyncio loop refer to each other until either is closed, and nothing that
-    an `IOLoop` is made of refers to it otherwise than weakly. So a closed loop is freed without the
-    garbage collector.
+6.  An `IOLoop` and its asyncio loop refer to each other only while they are open, and the parts of
+    an `IOLoop` refer to it weakly. So a closed loop is freed without the garbage collector.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import sys
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from threading import get_ident
@@ -43,7 +40,7 @@ from waterspout.ioloop._lifecycle import (
     close_source,
     knows_its_thread,
 )
-from waterspout.ioloop._tasks import Calls
+from waterspout.ioloop._tasks import Calls, reporter_of
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
     ERROR,
@@ -133,7 +130,7 @@ class IOLoop(Reactor):
         self._is_closed: Callable[[], bool] = loop.is_closed
         self._time = loop.time
         self._knows_thread: Any = loop if knows_its_thread(loop) else None
-        report = _reporter(weakref.ref(self))
+        report = reporter_of(self)
         self._calls = Calls(loop, report)
         self._run = self._calls.run
         self._alarm = Alarm(loop, self._run)
@@ -260,7 +257,7 @@ class IOLoop(Reactor):
         """
         if self._closing:
             return  # the loop is at its end anyway
-        if not self._is_closed() and self.asyncio_loop.is_running() and not self._ours:
+        if not (self._ours or self._is_closed()) and self.asyncio_loop.is_running():
             raise RuntimeError("stop() ends only a loop that start() runs; this one is another's")
         self.asyncio_loop.stop()
 
@@ -439,8 +436,7 @@ class IOLoop(Reactor):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        if self._is_closed():
-            raise RuntimeError("the event loop is closed")
+        self._check_open()
         return self._executors.run(executor, func, args)
 
     def set_default_executor(self, executor: concurrent.futures.Executor) -> None:
@@ -455,8 +451,6 @@ class IOLoop(Reactor):
         """
         self._executors.set_default(executor)
 
-    # Inside
-
     @contextmanager
     def _running(self, interrupt: Callable[[], object]) -> Generator[None, None, None]:
         """Around a run of the loop; closes it when the program is to end."""
@@ -467,7 +461,7 @@ class IOLoop(Reactor):
         except (KeyboardInterrupt, SystemExit):
             self._ours = False
             if not is_inherited(self.asyncio_loop):  # as by a child forked in a callback
-                with contextlib.suppress(KeyboardInterrupt, SystemExit):  # the first one counts
+                with suppress(KeyboardInterrupt, SystemExit):  # the first one counts
                     self.close()
             raise
         finally:
@@ -490,29 +484,16 @@ class IOLoop(Reactor):
         return self._alarm.add(when, callback, args, kwargs)
 
     def _become_inherited(self) -> None:  # pragma: no cover (in a forked child)
-        """See `_fork`."""
         self._call_soon = self._call_soon_threadsafe = self._is_closed = refuse
         self._handlers.become_inherited(refuse)
 
     def _on_closed(self) -> None:
         """Release what the asyncio loop was used for, now that it is closed."""
-        self._handlers.close()
-        self._alarm.close()
-        self._calls.close()
+        for part in (self._handlers, self._alarm, self._calls):
+            part.close()
         for name in (_ATTRIBUTE, "_waterspout_scheduler"):
             if getattr(self.asyncio_loop, name, None) is self:
                 delattr(self.asyncio_loop, name)
-
-
-def _reporter(reference: "weakref.ref[IOLoop]") -> Callable[[Callable[..., object]], None]:
-    """Make a function that calls an IOLoop's hook, also if that is replaced on the instance."""
-
-    def report(callback: Callable[..., object]) -> None:
-        loop = reference()
-        if loop is not None:  # pragma: no branch (it lives as long as its asyncio loop is open)
-            loop.handle_callback_exception(callback)
-
-    return report
 
 
 defaults.for_loop = IOLoop

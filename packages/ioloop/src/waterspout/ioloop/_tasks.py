@@ -7,9 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+
+class _HasHook(Protocol):
+    def handle_callback_exception(self, callback: Callable[..., object]) -> None: ...
+
+
+def reporter_of(loop: _HasHook) -> Callable[[Callable[..., object]], None]:
+    """Make a function that calls a loop's hook, also one that is set on the loop later.
+
+    It does not keep the loop alive: the parts of a loop report by it.
+    """
+    reference = weakref.ref(loop)
+
+    def report(callback: Callable[..., object]) -> None:
+        loop = reference()
+        if loop is not None:  # pragma: no branch (the asyncio loop holds it until it is closed)
+            loop.handle_callback_exception(callback)
+
+    return report
 
 
 class Calls:
@@ -61,4 +81,4 @@ class Calls:
             except Exception:
                 self._report(callback)
             finally:
-                del error  # it refers to this frame
+                del error, task  # the error refers to this frame

@@ -111,6 +111,7 @@ class Poller(Protocol):
 
     def is_gone(self, handler: Registration) -> bool:
         """Whether a descriptor is known to be another file than the one that is polled."""
+        ...
 
     def close(self) -> None:
         """Release descriptors and threads. No registrations are left."""
@@ -179,6 +180,7 @@ class AddReaderPoller:
         self._states.clear()
         if isinstance(self._watcher, SelectorThread):
             self._watcher.close()
+            self._watcher = self._loop  # the thread's object refers to this one
 
     def abandon(self) -> None:  # pragma: no cover (in a forked child)
         """Do nothing any more with what a parent process uses."""
