@@ -97,6 +97,23 @@ class EpollPoller:
             handler.events = before
             raise
 
+    def try_to_modify(self, handler: Registration, events: int) -> bool:
+        """Change the mask of a descriptor without the lock; give up if there is any difficulty.
+
+        The table is changed first, so that `_reopen`, if it happens at the same time, registers
+        either the new mask or what is modified here a moment later.
+        """
+        before = handler.events
+        if before:
+            handler.events = events
+            try:
+                self._epoll.modify(handler.fd, events & _EVENTS)
+            except (OSError, ValueError):
+                handler.events = before
+            else:
+                return True
+        return False
+
     def _lacks(self, error: BaseException) -> bool:
         """Whether an error is due to an epoll that `_reopen` has not filled or opened again yet.
 

@@ -10,7 +10,6 @@ and changed back if the kernel refuses; both happen under one lock.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import select
 import threading
@@ -83,11 +82,16 @@ class Handlers:
     def update(self, source: FileDescriptor, events: int) -> None:
         """See `Reactor.update_handler`."""
         self._check_open()
+        handler = self._find(source)
+        check_events(events)
+        poller = self._poller
+        assert poller is not None
+        if poller.try_to_modify(handler, events):
+            return
         with self._table.lock:
-            handler = self._find(source)
-            check_events(events)
-            assert self._poller is not None
-            self._poller.watch(handler, events)
+            if self._table.by_fd.get(handler.fd) is not handler:  # another thread was faster
+                raise KeyError(f"fd {source!r} has no handler")
+            poller.watch(handler, events)
 
     def remove(self, source: FileDescriptor) -> None:
         """See `Reactor.remove_handler`."""
@@ -98,9 +102,10 @@ class Handlers:
             del self._table.by_fd[handler.fd]
             assert self._poller is not None
             # A descriptor that was closed may be a transport's by now: it is not polled for us.
-            with contextlib.suppress(OSError, RuntimeError):
+            try:
                 self._poller.watch(handler, 0)
-            handler.events = 0
+            except (OSError, RuntimeError):
+                handler.events = 0
 
     def begin_last_run(self) -> None:
         """Call no handler again that raises `SystemExit` or `KeyboardInterrupt` from now on."""

@@ -109,6 +109,14 @@ class Poller(Protocol):
             OSError: If it cannot be polled; what it was polled for before still holds.
         """
 
+    def try_to_modify(self, handler: Registration, events: int) -> bool:
+        """Change the mask of a descriptor that is polled, if that needs no lock.
+
+        Returns:
+            Whether it was done.
+        """
+        ...
+
     def is_gone(self, handler: Registration) -> bool:
         """Whether a descriptor is known to be another file than the one that is polled."""
         ...
@@ -198,8 +206,10 @@ class AddReaderPoller:
                 self._serve_requests()
             self._set_events(handler, events)
 
+    def try_to_modify(self, handler: Registration, events: int) -> bool:
+        return False
+
     def is_gone(self, handler: Registration) -> bool:
-        """Whether a descriptor is known to be another file than the one that is polled."""
         return False  # a loop does not tell
 
     def _serve_requests(self) -> None:
