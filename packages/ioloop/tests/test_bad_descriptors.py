@@ -372,6 +372,7 @@ def test_a_thread_is_not_waited_for_while_the_interpreter_ends(monkeypatch):
         thread.close()
         thread.close()
     thread._thread.join(10)
+    thread._release()
     loop.close()
 
 
@@ -488,7 +489,11 @@ async def test_a_new_epoll_reports_what_it_cannot_poll(lingering, tmp_path):
         for fd in (closed, reused):
             with pytest.raises(OSError):
                 good.loop.update_handler(fd, WRITE)
-        right.send(b"x")
+        again = os.dup(left.fileno())
+        good.loop.add_handler(again, lambda *call: None, READ)
+        close_and_remove(good.loop, again)  # and another one, which is not told of these again
+        epoll = good.loop._handlers._poller._epoll
+        await until(lambda: good.loop._handlers._poller._epoll is not epoll)
         await good.check()
         assert len(reports) == 2
         for fd in (closed, reused):

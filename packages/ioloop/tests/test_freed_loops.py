@@ -251,6 +251,22 @@ def test_a_close_that_somebody_replaces_later_is_left_alone():
     assert loop.is_closed()
 
 
+def test_a_close_that_does_not_close_changes_nothing():
+    class Kept(asyncio.SelectorEventLoop):
+        is_kept = True
+
+        def close(self):
+            if not self.is_kept:
+                super().close()
+
+    io_loop = IOLoop(Kept(), make_current=False)
+    io_loop.asyncio_loop.close()
+    assert io_loop.run_sync(lambda: IOLoop.current()) is io_loop
+    io_loop.asyncio_loop.is_kept = False
+    io_loop.asyncio_loop.close()
+    assert not hasattr(io_loop.asyncio_loop, "_waterspout_ioloop")
+
+
 def test_a_scheduler_of_somebody_elses_stays_registered():
     class Other(IOLoop):
         def __init__(self):

@@ -160,9 +160,46 @@ def test_the_loops_thread_and_another_one_change_the_same_handler(running):
         running.loop.remove_handler(left)
 
 
-def test_a_second_handler_is_refused(running):
+def test_the_loops_thread_changes_what_another_one_has_just_added(running):
+    running.use_once()
     with ready_pair() as (left, _):
-        running.loop.add_handler(left, lambda *call: left.recv(10), READ)
+        calls, waits, added, changed = (Calls(), *(threading.Event() for _ in range(3)))
+
+        def change():
+            waits.set()
+            added.wait(10)
+            running.loop.update_handler(left, READ)
+            changed.set()
+
+        running.loop.add_callback(change)
+        assert waits.wait(10)
+        running.loop.add_handler(left, calls, WRITE)
+        added.set()
+        assert changed.wait(10)
+        assert calls.first.wait(10)
+        assert set(calls.seen) == {(left, READ)}
+        running.loop.remove_handler(left)
+
+
+def test_a_change_that_comes_after_the_removal_is_refused(running, monkeypatch):
+    """The loop's thread has removed the handler just after it was found."""
+    with ready_pair() as (left, _):
+        running.loop.add_handler(left, lambda *call: None, READ)
+        handlers = running.loop._handlers
+        handler = handlers._find(left)
+        running.loop.remove_handler(left)
+        monkeypatch.setattr(handlers, "_find", lambda source: handler)
+        with pytest.raises(KeyError, match="has no handler"):
+            running.loop.update_handler(left, WRITE)
+        assert handler.events == 0
+
+
+@pytest.mark.parametrize("as_object", [True, False])
+def test_a_second_handler_is_refused(running, as_object):
+    running.use_once()
+    with ready_pair() as (left, _):
+        source = left if as_object else left.fileno()
+        running.loop.add_handler(source, lambda *call: left.recv(10), READ)
         with pytest.raises(ValueError, match="has a handler already"):
             running.loop.add_handler(left, print, READ)
         running.loop.remove_handler(left)

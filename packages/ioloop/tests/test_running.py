@@ -255,6 +255,32 @@ def test_a_handler_that_a_ctrl_c_has_met_stays(io_loop):
     right.close()
 
 
+def test_ctrl_c_ends_the_last_run(io_loop):
+    left = []
+
+    async def stubborn():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append(True)
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(3600)
+
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        io_loop.spawn_callback(stubborn)
+        io_loop.run_sync(lambda: asyncio.sleep(0.001))
+        tasks = asyncio.all_tasks(io_loop.asyncio_loop)
+        with pytest.raises(KeyboardInterrupt):
+            io_loop.close()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert left == [True]
+    assert io_loop.asyncio_loop.is_closed()
+    assert [type(task.exception()) for task in tasks] == [KeyboardInterrupt]
+
+
 LAST_RUN = """
 import asyncio, signal, sys
 from waterspout.ioloop import IOLoop

@@ -88,9 +88,11 @@ def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """
     leaving: BaseException | None = None
     tasks = asyncio.all_tasks(loop)
+    # Created before the others are cancelled, so that it has started when one of them interrupts.
+    finishing = loop.create_task(_finish(loop, tasks))
+    finishing._log_destroy_pending = False  # type: ignore[attr-defined]  # a Ctrl-C leaves it so
     for task in tasks:
         task.cancel()
-    finishing = loop.create_task(_finish(loop, tasks))
     with interrupts_told_apart() as was_interrupted:
         while not finishing.done():
             try:

@@ -96,8 +96,9 @@ class SelectorThread:
             self._closed = True
             self._wake()
             self._turn.notify_all()
-        if not sys.is_finalizing():  # then the thread does not run any more
-            self._thread.join()
+        if sys.is_finalizing():
+            return  # the thread does not run any more, so it cannot be waited for
+        self._thread.join()
         self._callbacks.clear()
         self._release()
 
@@ -123,10 +124,6 @@ class SelectorThread:
         self._woken.close()
 
     def _set(self, fd: int, event: int, callback: _Callback | None) -> None:
-        if self._closed:
-            if callback is None:
-                return
-            raise RuntimeError("the event loop is closed")
         with self._changing():
             known = self._callbacks.pop(fd, {})
             wanted = {key: value for key, value in known.items() if key != event}
