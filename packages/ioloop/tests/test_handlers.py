@@ -453,6 +453,7 @@ def test_a_loop_that_is_closed_without_a_word_takes_its_thread_along(pair):
     right.send(b"x")
     thread.join(10)
     assert not thread.is_alive()
+    loop._handlers.close()  # as if it was told in the same moment
 
 
 async def test_handlers_work_until_the_loop_is_closed(pair):

@@ -91,11 +91,10 @@ class SelectorThread:
     def close(self) -> None:
         """End the thread. Closing twice does nothing."""
         with self._turn:
-            if self._closed:
-                return
-            self._closed = True
-            self._wake()
-            self._turn.notify_all()
+            if not self._closed:  # the thread may have noticed that the loop is closed
+                self._closed = True
+                self._wake()
+                self._turn.notify_all()
         if sys.is_finalizing():
             return  # the thread does not run any more, so it cannot be waited for
         self._thread.join()
@@ -134,7 +133,7 @@ class SelectorThread:
                 self._unregister(fd)
             try:
                 if wanted:
-                    self._register(fd, sum(wanted))
+                    self._register(fd, sum(wanted), is_new=not known)
             except BaseException:
                 wanted = known
                 if known:
@@ -145,8 +144,13 @@ class SelectorThread:
                 if wanted:
                     self._callbacks[fd] = wanted
 
-    def _register(self, fd: int, events: int) -> None:
+    def _register(self, fd: int, events: int, *, is_new: bool) -> None:
         """Have the selector poll a descriptor.
+
+        Args:
+            fd: The descriptor.
+            events: What for.
+            is_new: Whether it is one more than before, and so may be one too many.
 
         Raises:
             OSError: If it cannot.
@@ -155,8 +159,8 @@ class SelectorThread:
         if hasattr(self._selector, "fileno"):
             return  # the kernel has accepted it
         error = self._probe(fd, events)
-        if error is None and _failure_of(self._selector) is not None:
-            self._drop_bad()  # another one may be at fault, or there are too many
+        if error is None and is_new and _failure_of(self._selector) is not None:
+            self._drop_bad()  # another one may be at fault
             error = _failure_of(self._selector)
         if error is not None:
             self._unregister(fd)
@@ -250,8 +254,9 @@ class SelectorThread:
             elif events:
                 self._loop.call_soon_threadsafe(self._tell, events)
         except RuntimeError:  # somebody has closed the loop so that nobody learned of it
-            self._closed = True
-            self._release()
+            with self._turn:
+                self._closed = True
+                self._release()
         return True
 
     def _select(self) -> tuple[list[tuple[selectors.SelectorKey, int]], BaseException | None]:
