@@ -5,11 +5,13 @@ import concurrent.futures
 import contextvars
 import gc
 import signal
+import socket
+import sys
 import threading
 
 import pytest
 
-from waterspout.ioloop import IOLoop
+from waterspout.ioloop import READ, IOLoop
 
 variable = contextvars.ContextVar("variable", default="unset")
 
@@ -116,8 +118,6 @@ async def test_the_hook_gets_every_error():
 
     class MyLoop(IOLoop):
         def handle_callback_exception(self, callback):
-            import sys
-
             seen.append((callback, sys.exception()))
 
     def run():
@@ -150,6 +150,56 @@ async def test_a_cancelled_callback_is_no_error():
     IOLoop.current().add_callback(cancelled)
     await idle()
     assert reports.errors == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_hook_that_is_replaced_on_the_instance_gets_every_error(monkeypatch, when):
+    """Also if it is replaced after the callback was added, or its task has started."""
+    loop, reports, go_on = IOLoop.current(), [], asyncio.Event()
+    left, right = socket.socketpair()
+
+    def report(callback):
+        reports.append((callback, type(sys.exception())))
+
+    def replace():
+        monkeypatch.setattr(loop, "handle_callback_exception", report)
+
+    def plain():
+        raise LookupError
+
+    async def coroutine():
+        await go_on.wait()
+        raise LookupError
+
+    def handler(source, events):
+        loop.remove_handler(source)
+        raise LookupError
+
+    failed = asyncio.get_running_loop().create_future()
+
+    def gives_a_future():
+        return failed
+
+    if when == "before":
+        replace()
+    loop.add_callback(plain)
+    loop.add_callback(coroutine)
+    loop.add_callback(gives_a_future)
+    loop.call_later(0.001, plain)
+    loop.call_later(0, coroutine)
+    with left, right:
+        loop.add_handler(left, handler, READ)
+        if when == "after":
+            replace()
+        failed.set_exception(LookupError())
+        go_on.set()
+        right.send(b"x")
+        while len(reports) < 6:
+            await asyncio.sleep(0.001)
+    expected = [plain, coroutine, gives_a_future, plain, coroutine, handler]
+    assert {id(callback) for callback, _ in reports} == {id(one) for one in expected}
+    assert {error for _, error in reports} == {LookupError}
+    assert len(reports) == 6
 
 
 async def test_tasks_of_callbacks_are_held_until_done():

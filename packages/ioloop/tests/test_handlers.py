@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import errno
 import os
 import socket
 import threading
@@ -370,18 +371,26 @@ async def test_every_event_runs_in_the_context_of_the_registration(pair):
 
 @pytest.mark.only_on("linux")
 @pytest.mark.waterspout("asyncio-readers")
-async def test_a_descriptor_closed_under_the_poll_is_no_error(pair, monkeypatch):
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_descriptor_closed_under_the_poll_is_reported_unless_removed(monkeypatch, removed):
     import waterspout.ioloop._watcher as module
 
-    monkeypatch.setattr(module, "HANGUP_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "HANGUP_POLL_SECONDS", 0.03)
+    reports = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
     read_end, write_end = os.pipe()
     loop = IOLoop.current()
     loop.add_handler(read_end, print, ERROR)
     os.write(write_end, b"x")
-    await asyncio.sleep(0.005)
+    await settle()  # a timer asks about it by now
     os.close(read_end)
-    await asyncio.sleep(0.005)
-    loop.remove_handler(read_end)
+    if removed:
+        loop.remove_handler(read_end)
+    await asyncio.sleep(0.05)
+    expected = [] if removed else [errno.EBADF]
+    assert [report["exception"].errno for report in reports] == expected
+    if not removed:
+        loop.remove_handler(read_end)
     os.close(write_end)
 
 
@@ -440,25 +449,39 @@ def test_a_loop_that_is_closed_without_a_word_takes_its_thread_along(pair):
     loop = IOLoop(LeavingLoop(), make_current=False)
     loop.add_handler(left, print, READ)
     [thread] = [one for one in threading.enumerate() if one.name == "waterspout-selector"]
-    loop.asyncio_loop.close()
+    asyncio.SelectorEventLoop.close(loop.asyncio_loop)  # so that nobody learns of it
     right.send(b"x")
     thread.join(10)
     assert not thread.is_alive()
+    loop._handlers.close()  # as if it was told in the same moment
 
 
-async def test_after_the_loop_was_shut_down_nothing_is_watched(pair):
+async def test_handlers_work_until_the_loop_is_closed(pair):
     left, right = pair
 
     def run():
         loop = IOLoop(LeavingLoop(), make_current=False)
+        others = threading.enumerate()
 
         async def main():
-            loop.add_handler(left, print, READ)
+            loop.add_handler(left, lambda *call: None, READ)
+
+        async def receive():
+            calls = Calls()
+            loop.update_handler(left, READ | WRITE)
+            loop.add_handler(right, calls, READ)
+            left.send(b"x")
+            assert await calls.next() == (right, READ)
 
         loop.run_sync(main)
         loop.asyncio_loop.run_until_complete(loop.asyncio_loop.shutdown_asyncgens())
-        with pytest.raises(RuntimeError, match="has been shut down"):
+        loop.run_sync(receive)
+        loop.asyncio_loop.close()
+        assert set(threading.enumerate()) <= set(others)
+        with pytest.raises(RuntimeError, match="the event loop is closed"):
             loop.add_handler(right, print, READ)
+        with pytest.raises(RuntimeError, match="the event loop is closed"):
+            loop.update_handler(right, READ)
         loop.remove_handler(left)
         loop.close()
 
@@ -607,12 +630,12 @@ async def test_a_file_that_cannot_be_let_go_of_costs_no_time(pair):
     os.close(closed)
     loop.remove_handler(closed)
     right.send(b"x")
-    watcher = loop._handlers._watcher
-    epoll = watcher._epoll
-    while watcher._epoll is epoll:
+    poller = loop._handlers._poller
+    epoll = poller._epoll
+    while poller._epoll is epoll:
         await asyncio.sleep(0.001)
     await settle()
-    assert watcher._epoll.poll(0) == []  # it has stopped telling
+    assert poller._epoll.poll(0) == []  # it has stopped telling
     left.send(b"y")
     assert await calls.next() == (right, READ)
     loop.remove_handler(right)

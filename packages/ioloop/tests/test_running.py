@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from waterspout.ioloop import READ, IOLoop
+from waterspout.ioloop import READ, IOLoop, PeriodicCallback
 
 pytestmark = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop", "threaded"])
 
@@ -111,6 +111,217 @@ def test_what_ends_the_program_leaves_the_loop_closed(io_loop, error, where):
             io_loop.run_sync(fail_later)
     assert ended == [True]
     assert io_loop.asyncio_loop.is_closed()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("what", ["handler", "reader", "callback", "timer", "periodic", "task"])
+def test_tasks_finish_although_something_ends_the_loop_again_and_again(
+    io_loop, loop_name, error, what
+):
+    """Each of them raises as long as the loop runs."""
+    if (what, loop_name) == ("reader", "threaded"):
+        pytest.skip("this loop has no readers")
+    if (what, loop_name) == ("callback", "uvloop"):
+        pytest.skip("over callbacks that raise in every turn, uvloop does not stop at all")
+    ended, raised = [], []
+    left, right = socket.socketpair()
+    right.send(b"x")
+
+    def fail(*args):
+        raised.append(error(len(raised)))
+        raise raised[-1]
+
+    def fail_again(*args):
+        if not ended:
+            (io_loop.add_callback if what == "callback" else io_loop.asyncio_loop.call_soon)(
+                fail_again
+            )
+        fail()
+
+    async def cancelled():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            fail()
+
+    async def other():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0.002)
+            ended.append(True)
+
+    def begin():
+        if what == "handler":
+            io_loop.add_handler(left, fail, READ)
+        elif what == "reader":
+            io_loop.asyncio_loop.add_reader(left, fail)
+        elif what == "callback":
+            fail_again()
+        elif what == "timer":
+            for delay in range(10):
+                io_loop.call_later(delay / 1000, fail)
+        elif what == "periodic":
+            PeriodicCallback(fail, 1).start()
+        else:
+            fail()
+
+    io_loop.spawn_callback(other)
+    if what == "task":
+        io_loop.spawn_callback(cancelled)
+    io_loop.call_later(0.005, begin)
+    with pytest.raises(error) as caught:
+        io_loop.start()
+    assert ended == [True]
+    assert caught.value in raised
+    assert io_loop.asyncio_loop.is_closed()
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_close_lets_tasks_finish_before_it_raises_what_a_callback_did(io_loop, error):
+    ended = []
+
+    async def other():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.002)
+            ended.append(True)
+
+    def fail():
+        raise error
+
+    async def main():
+        io_loop.spawn_callback(other)
+        await asyncio.sleep(0.001)
+
+    io_loop.run_sync(main)
+    io_loop.add_callback(fail)
+    with pytest.raises(error):
+        io_loop.close()
+    assert ended == [True]
+    assert io_loop.asyncio_loop.is_closed()
+
+
+def test_a_handler_that_ends_the_loop_is_not_called_in_the_last_run_of_another(loop_factory):
+    """`asyncio.run` cancels its tasks and waits for them, as an IOLoop does."""
+    calls, ended = [], []
+    left, right = socket.socketpair()
+    right.send(b"x")
+
+    def leave(*args):
+        calls.append(args)
+        raise SystemExit
+
+    async def main():
+        IOLoop.current().add_handler(left, leave, READ)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.002)
+            ended.append(True)
+
+    with pytest.raises(SystemExit):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
+    assert ended == [True]
+    assert calls == [(left, READ)]
+    left.close()
+    right.close()
+
+
+def test_a_handler_that_a_ctrl_c_has_met_stays(io_loop):
+    """The program may go on with its loop."""
+    left, right = socket.socketpair()
+    right.send(b"x")
+    calls = []
+
+    def handler(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        io_loop.remove_handler(left)
+        io_loop.asyncio_loop.stop()
+
+    io_loop.add_handler(left, handler, READ)
+    with pytest.raises(KeyboardInterrupt):
+        io_loop.asyncio_loop.run_forever()
+    io_loop.asyncio_loop.run_forever()
+    assert len(calls) == 2
+    left.close()
+    right.close()
+
+
+def test_ctrl_c_ends_the_last_run(io_loop):
+    left = []
+
+    async def stubborn():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append(True)
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(3600)
+
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        io_loop.spawn_callback(stubborn)
+        io_loop.run_sync(lambda: asyncio.sleep(0.001))
+        tasks = asyncio.all_tasks(io_loop.asyncio_loop)
+        with pytest.raises(KeyboardInterrupt):
+            io_loop.close()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert left == [True]
+    assert io_loop.asyncio_loop.is_closed()
+    assert [type(task.exception()) for task in tasks] == [KeyboardInterrupt]
+
+
+LAST_RUN = """
+import asyncio, signal, sys
+from waterspout.ioloop import IOLoop
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+if sys.argv[1] == "uvloop":
+    IOLoop.configure("uvloop")
+loop = IOLoop()
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("stays", flush=True)
+
+loop.spawn_callback(stubborn)
+loop.add_callback(loop.add_callback, sys.exit, 7)
+try:
+    loop.start()
+except SystemExit as error:
+    print("left", error, loop.asyncio_loop.is_closed(), flush=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+import os
+os._exit(0)  # what asyncio has to say about the task is of no interest
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.only_on("linux", "darwin")
+def test_ctrl_c_ends_the_last_run_of_a_loop_whose_tasks_do_not_end(loop_name):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAST_RUN, loop_name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "stays\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert out == "left 7 True\n"
 
 
 SCRIPT = """

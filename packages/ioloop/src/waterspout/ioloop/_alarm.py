@@ -42,6 +42,13 @@ class Alarm:
         self._armed: asyncio.TimerHandle | None = None
         self._armed_when = 0.0
 
+    def close(self) -> None:
+        """Drop all timers."""
+        self.timers.clear()
+        if self._armed is not None:
+            self._armed.cancel()
+            self._armed = None
+
     def add(
         self,
         when: float,

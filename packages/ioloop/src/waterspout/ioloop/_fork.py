@@ -3,13 +3,23 @@
 A child of `os.fork` shares the loop's descriptors with its parent: its epoll instance and its
 wake-up pipe. Anything the child does with the loop is done to the parent's, even closing it. So in
 the child every use of an inherited loop raises.
+
+The asyncio loop beneath is also touched without being used: a child that leaves a running loop by
+an exception, `sys.exit` included, unwinds `asyncio.run`, which runs the loop once more and closes
+it, and a loop that is collected closes itself. Closing unregisters descriptors from the epoll; done
+to the parent's, that makes its loop deaf to other threads. So in the child the descriptors that the
+loop shares with the parent are replaced, under the same numbers, by new ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import select
+import selectors
+import socket
 import weakref
 from typing import Any, NoReturn, Protocol
 
@@ -25,7 +35,6 @@ class _Inheritable(Protocol):
 
 _loops: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _inherited: "list[asyncio.AbstractEventLoop]" = []
-"""Never collected: an asyncio loop that is collected closes itself."""
 
 
 @functools.cache
@@ -57,4 +66,29 @@ def _in_child() -> None:  # pragma: no cover (a child is tested, but not measure
     for loop in list(_loops):
         _inherited.append(loop.asyncio_loop)
         loop._become_inherited()
+        with contextlib.suppress(OSError):  # no descriptors are left
+            _unshare(loop.asyncio_loop)
     _loops.clear()
+
+
+def _unshare(loop: Any) -> None:  # pragma: no cover (in the child)
+    """Replace the epoll of an inherited loop, and the sockets that wake it.
+
+    A kqueue is not inherited, and what does not say which epoll it uses is left alone.
+    """
+    selector = getattr(loop, "_selector", None)
+    if hasattr(selectors, "EpollSelector") and type(selector) is selectors.EpollSelector:
+        _replace_epoll(selector.fileno())
+        with contextlib.ExitStack() as stack:
+            for new, old in zip(socket.socketpair(), (loop._ssock, loop._csock), strict=True):
+                stack.enter_context(new).setblocking(False)
+                os.dup2(new.fileno(), old.fileno(), inheritable=False)
+        key = selector.unregister(loop._ssock)
+        selector.register(loop._ssock, key.events, key.data)
+    elif hasattr(loop, "_get_backend_id"):  # uvloop
+        _replace_epoll(loop._get_backend_id())
+
+
+def _replace_epoll(number: int) -> None:  # pragma: no cover (in the child)
+    with select.epoll() as epoll:
+        os.dup2(epoll.fileno(), number, inheritable=False)

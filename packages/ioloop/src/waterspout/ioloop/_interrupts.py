@@ -39,12 +39,6 @@ def first_interrupt_calls(request: Callable[[], object]) -> Generator[None, None
     Args:
         request: Called inside the signal handler; makes the block end.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
     interrupted = False
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -54,8 +48,9 @@ def first_interrupt_calls(request: Callable[[], object]) -> Generator[None, None
         interrupted = True
         request()
 
-    _Ours.on_interrupt = on_interrupt
-    signal.signal(signal.SIGINT, on_interrupt)
+    if not _take_interrupts(on_interrupt):
+        yield
+        return
     try:
         yield
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -65,6 +60,41 @@ def first_interrupt_calls(request: Callable[[], object]) -> Generator[None, None
         _let_interrupts_raise(on_interrupt)
     if interrupted:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_told_apart() -> Generator[Callable[[], bool], None, None]:
+    """Tell a Ctrl-C in a block, which raises as ever, from a `KeyboardInterrupt` of other origin.
+
+    Yields:
+        A function that tells whether there was a Ctrl-C.
+    """
+    interrupted = False
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if not _take_interrupts(on_interrupt):
+        yield lambda: False
+        return
+    try:
+        yield lambda: interrupted
+    finally:
+        _let_interrupts_raise(on_interrupt)
+
+
+def _take_interrupts(on_interrupt: Any) -> bool:
+    """Have Ctrl-C call a function, if it is this thread's and Python's own handler has it."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        return False
+    _Ours.on_interrupt = on_interrupt
+    signal.signal(signal.SIGINT, on_interrupt)
+    return True
 
 
 def _let_interrupts_raise(on_interrupt: Any) -> None:

@@ -5,21 +5,22 @@ Rules:
 1.  An `IOLoop` and its asyncio loop live together, one each: `IOLoop.current` inside a running
     loop gives the same object always, whoever made the loop.
 2.  The current loop of a thread is the one that asyncio knows for it. There is no second record.
-3.  Every callback, timer and handler runs through `_run`, so that an `Exception` reaches one
-    hook, `handle_callback_exception`, and never the loop.
+3.  An `Exception` of any callback, timer, handler or task reaches one hook,
+    `handle_callback_exception`, and never the loop.
 4.  Tasks that the loop started for somebody are held until they are done.
 5.  Nothing at import makes a loop or a thread, or touches the event loop policy.
+6.  An `IOLoop` and its asyncio loop refer to each other only while they are open, and the parts of
+    an `IOLoop` refer to it weakly. So a closed loop is freed without the garbage collector.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from threading import get_ident
@@ -33,6 +34,7 @@ from waterspout.ioloop._futures import calls_back_directly
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls, signals_wake
 from waterspout.ioloop._lifecycle import (
+    call_when_closed,
     call_with_timeout,
     cancel_all_tasks,
     check_can_run,
@@ -40,7 +42,7 @@ from waterspout.ioloop._lifecycle import (
     knows_its_thread,
 )
 from waterspout.ioloop._main import run_until_done
-from waterspout.ioloop._tasks import HeldTasks
+from waterspout.ioloop._tasks import Calls, reporter_of
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
     ERROR,
@@ -112,6 +114,16 @@ class IOLoop(Reactor):
             raise RuntimeError(f"asyncio_loop is closed: {loop!r}")
         if hasattr(loop, _ATTRIBUTE):
             raise RuntimeError(f"{loop!r} has an IOLoop already: IOLoop.current() gives it")
+        try:
+            self._wrap(loop)
+            if asyncio_loop is None and make_current and _get_running_loop() is None:
+                self.make_current()
+        except BaseException:
+            if asyncio_loop is None:
+                loop.close()
+            raise
+
+    def _wrap(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         # Bound once: they are called often, and in a forked child they are taken away.
         self._call_soon: Callable[..., object] = loop.call_soon
@@ -119,18 +131,19 @@ class IOLoop(Reactor):
         self._is_closed: Callable[[], bool] = loop.is_closed
         self._time = loop.time
         self._knows_thread: Any = loop if knows_its_thread(loop) else None
+        report = reporter_of(self)
+        self._calls = Calls(loop, report)
+        self._run = self._calls.run
         self._alarm = Alarm(loop, self._run)
-        self._handlers = Handlers(loop, self._closed, self._report)
-        self._tasks = HeldTasks(loop, self.handle_callback_exception)
+        self._handlers = Handlers(loop, report)
         self._executors = Executors(loop)
         self._closing = False
         self._ours = False  # whether start() or run_sync() runs the loop
+        call_when_closed(loop, self._on_closed)
         setattr(loop, _ATTRIBUTE, self)
         watch(self)
         if not hasattr(loop, "_waterspout_scheduler"):
             register_scheduler(loop, self)
-        if asyncio_loop is None and make_current and _get_running_loop() is None:
-            self.make_current()
 
     def __repr__(self) -> str:
         loop = self.asyncio_loop
@@ -250,7 +263,7 @@ class IOLoop(Reactor):
         """
         if self._closing:
             return  # the loop is at its end anyway
-        if not self._is_closed() and self.asyncio_loop.is_running() and not self._ours:
+        if not (self._ours or self._is_closed()) and self.asyncio_loop.is_running():
             raise RuntimeError("stop() ends only a loop that start() runs; this one is another's")
         self.asyncio_loop.stop()
 
@@ -313,19 +326,18 @@ class IOLoop(Reactor):
             raise RuntimeError("a loop with tasks cannot be closed while another runs here")
         current = thread_loop() is loop
         self._closing = True
+        self._handlers.begin_last_run()
         try:
             if _get_running_loop() is None:
                 cancel_all_tasks(loop)
         finally:
             sources = self._handlers.sources()
-            self._handlers.close()
-            self._alarm.timers.clear()
             loop.close()
             if current:
                 self.clear_current()
-        if all_fds:
-            for source in sources.values():
-                close_source(source)
+            if all_fds:
+                for source in sources.values():
+                    close_source(source)
 
     # Descriptors
 
@@ -438,8 +450,7 @@ class IOLoop(Reactor):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        if self._is_closed():
-            raise RuntimeError("the event loop is closed")
+        self._check_open()
         return self._executors.run(executor, func, args)
 
     def set_default_executor(self, executor: concurrent.futures.Executor) -> None:
@@ -455,8 +466,6 @@ class IOLoop(Reactor):
         """
         self._executors.set_default(executor)
 
-    # Inside
-
     @contextmanager
     def _running(self, interrupt: Callable[[], object]) -> Generator[None, None, None]:
         """Around a run of the loop; closes it when the program is to end."""
@@ -466,30 +475,16 @@ class IOLoop(Reactor):
                 yield
         except (KeyboardInterrupt, SystemExit):
             self._ours = False
-            self.close()
+            if not is_inherited(self.asyncio_loop):  # as by a child forked in a callback
+                with suppress(KeyboardInterrupt, SystemExit):  # the first one counts
+                    self.close()
             raise
         finally:
             self._ours = False
 
-    def _closed(self) -> bool:
-        return self._is_closed()
-
     def _check_open(self) -> None:
         if self._is_closed():
             raise RuntimeError("the event loop is closed")
-
-    def _run(
-        self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        try:
-            result = callback(*args, **kwargs)
-            if result is not None and inspect.isawaitable(result):
-                self._tasks.hold(callback, result)
-        except Exception:
-            self.handle_callback_exception(callback)
-
-    def _report(self, callback: Callable[..., object]) -> None:
-        self.handle_callback_exception(callback)
 
     def _add_timer(
         self,
@@ -504,8 +499,16 @@ class IOLoop(Reactor):
         return self._alarm.add(when, callback, args, kwargs)
 
     def _become_inherited(self) -> None:  # pragma: no cover (in a forked child)
-        """See `_fork`."""
         self._call_soon = self._call_soon_threadsafe = self._is_closed = refuse
+        self._handlers.become_inherited(refuse)
+
+    def _on_closed(self) -> None:
+        """Release what the asyncio loop was used for, now that it is closed."""
+        for part in (self._handlers, self._alarm, self._calls):
+            part.close()
+        for name in (_ATTRIBUTE, "_waterspout_scheduler"):
+            if getattr(self.asyncio_loop, name, None) is self:
+                delattr(self.asyncio_loop, name)
 
 
 defaults.for_loop = IOLoop

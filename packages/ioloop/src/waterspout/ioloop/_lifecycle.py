@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from waterspout.ioloop._interrupts import interrupts_told_apart
 from waterspout.ioloop.scheduling import FileDescriptor, time_limit
 
 
@@ -40,6 +41,35 @@ def check_can_run(
         raise RuntimeError(f"{name}(): the loop is closed")
 
 
+def call_when_closed(loop: Any, callback: Callable[[], object]) -> None:
+    """Call a function once a loop is closed, whoever closes it.
+
+    asyncio has no such hook. So an attribute of the loop shadows its `close` until it is closed;
+    `asyncio.run`, uvloop's runner and a loop's own finalizer all find it.
+    """
+    loop.close = _CloseAndCall(loop, callback)
+
+
+class _CloseAndCall:
+    """Stands in for the method `close` of a loop."""
+
+    def __init__(self, loop: Any, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._shadowed = vars(loop).get("close")  # somebody else may have set one before
+        self._close = loop.close
+        self._callback = callback
+
+    def __call__(self) -> None:
+        self._close()
+        loop = self._loop
+        if loop.is_closed():
+            if vars(loop).get("close") is self:
+                del loop.close
+                if self._shadowed is not None:
+                    loop.close = self._shadowed
+            self._callback()
+
+
 async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:
     """Call a function, and await its result if that can be, within a time."""
     with time_limit(seconds):
@@ -51,21 +81,40 @@ def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel the tasks of a stopped loop, run it until they are done, and end its generators.
 
     What they raise, other than their cancellation, goes to the loop's exception handler.
+
+    Raises:
+        KeyboardInterrupt: And `SystemExit`, if a callback or task raises it: at the end, when
+            everything is done. A Ctrl-C raises at once.
     """
+    leaving: BaseException | None = None
     # This frame does not refer to the tasks: their exceptions may refer to it (CPython 3.13).
     finishing = _begin_to_finish(loop)
-    while not finishing.done():
-        # A stop that was asked for earlier ends the loop too early.
-        with contextlib.suppress(RuntimeError):
-            loop.run_until_complete(finishing)
+    with interrupts_told_apart() as was_interrupted:
+        while not finishing.done():
+            try:
+                # A stop that was asked for earlier ends the loop too early.
+                with contextlib.suppress(RuntimeError):
+                    loop.run_until_complete(finishing)
+            except (KeyboardInterrupt, SystemExit) as error:
+                if was_interrupted():
+                    raise
+                leaving = leaving or error
     finishing.result()
+    if leaving is not None:
+        try:
+            raise leaving
+        finally:
+            del leaving  # it refers to this frame
 
 
 def _begin_to_finish(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
     tasks = asyncio.all_tasks(loop)
+    # Created before the others are cancelled, so that it has started when one of them interrupts.
+    finishing = loop.create_task(_finish(loop, tasks))
+    finishing._log_destroy_pending = False  # type: ignore[attr-defined]  # a Ctrl-C leaves it so
     for task in tasks:
         task.cancel()
-    return loop.create_task(_finish(loop, tasks))
+    return finishing
 
 
 async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:
@@ -73,7 +122,7 @@ async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]
         await asyncio.wait(tasks)
     for task in tasks:
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
             loop.call_exception_handler(
                 {
                     "message": "Exception in a task that was cancelled when the loop was closed",

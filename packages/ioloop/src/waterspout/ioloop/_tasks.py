@@ -1,4 +1,4 @@
-"""Tasks that the loop started for somebody.
+"""Running callbacks, and the tasks that they start.
 
 asyncio holds its tasks weakly: one that nobody else holds may vanish in the middle of its work.
 """
@@ -6,19 +6,42 @@ asyncio holds its tasks weakly: one that nobody else holds may vanish in the mid
 from __future__ import annotations
 
 import asyncio
+import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 
-class HeldTasks:
-    """Holds tasks until they are done, and has their exceptions reported.
+class _HasHook(Protocol):
+    def handle_callback_exception(self, callback: Callable[..., object]) -> None: ...
+
+
+def reporter_of(loop: _HasHook) -> Callable[[Callable[..., object]], None]:
+    """Make a function that calls a loop's hook, also one that is set on the loop later.
+
+    It does not keep the loop alive: the parts of a loop report by it.
+    """
+    reference = weakref.ref(loop)
+
+    def report(callback: Callable[..., object]) -> None:
+        loop = reference()
+        if loop is not None:  # pragma: no branch (the asyncio loop holds it until it is closed)
+            loop.handle_callback_exception(callback)
+
+    return report
+
+
+class Calls:
+    """Calls callbacks, holds the tasks that they start until these are done, and reports errors.
 
     Args:
         loop: Their loop.
-        report: Called with the callback that returned an awaitable, while its exception is being
+        report: Called with a callback while the exception that it, or its task, raised is being
             handled.
     """
+
+    __slots__ = ("_loop", "_report", "_tasks")
 
     def __init__(
         self,
@@ -29,13 +52,22 @@ class HeldTasks:
         self._report = report
         self._tasks: set[asyncio.Future[Any]] = set()
 
-    def hold(self, callback: Callable[..., object], awaitable: Awaitable[Any]) -> None:
-        """Make an awaitable a task, if it is no future, and hold it.
+    def run(
+        self, callback: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Call a callback; make its result a task if it can be awaited."""
+        try:
+            result = callback(*args, **kwargs)
+            if result is not None and inspect.isawaitable(result):
+                self._hold(callback, result)
+        except Exception:
+            self._report(callback)
 
-        Args:
-            callback: What returned it.
-            awaitable: A coroutine, a future, or anything that can be awaited.
-        """
+    def close(self) -> None:
+        """Hold no task any more. The loop is closed, so none of them goes on."""
+        self._tasks.clear()
+
+    def _hold(self, callback: Callable[..., object], awaitable: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(awaitable, loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(partial(self._release, callback))
@@ -49,4 +81,4 @@ class HeldTasks:
             except Exception:
                 self._report(callback)
             finally:
-                del error, task  # the exception refers to this frame
+                del error, task  # the error refers to this frame

@@ -6,8 +6,10 @@ derives the rest.
 
 Rules that every implementation keeps:
 
-1.  One thread. All methods but `Scheduler.add_callback` are called from the thread that runs
-    the loop, or from any one thread while no loop runs.
+1.  Threads. `Scheduler.add_callback` may be called from any thread. All other methods are called
+    from the thread that runs the loop, or from any one thread while no loop runs. An
+    implementation may allow more: `IOLoop` lets any thread call `add_handler`, `update_handler`
+    and `remove_handler`, as `Reactor` says.
 2.  One clock. Deadlines are values of `Scheduler.time`, in seconds; it never goes backwards.
 3.  Order. Callbacks run in the order in which they were added; timers by deadline, and those of
     one deadline in the order in which they were created.

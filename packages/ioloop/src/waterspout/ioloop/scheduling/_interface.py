@@ -241,7 +241,28 @@ class Scheduler(ABC):
 
 
 class Reactor(Scheduler):
-    """A scheduler that also watches file descriptors."""
+    """A scheduler that also polls file descriptors.
+
+    The three methods belong to the thread that runs the loop. `IOLoop` allows them from any thread,
+    and so may other implementations:
+
+    -   No handler is lost. One that is added by another thread may be called before the call
+        returns, and the loop wakes for it.
+    -   When `remove_handler` returns, a call that was under way in the loop's thread may still be
+        running; no other follows.
+    -   Two threads must not change the handler of one descriptor at the same time.
+    -   Where the system has no epoll, or the asyncio loop no `add_reader`, a change that another
+        thread asks for is made in the loop's next iteration. An error of the descriptor then goes
+        to the loop's hook instead of being raised, and a descriptor whose handler was removed must
+        stay open until that iteration is over.
+    -   On asyncio loops other than the standard library's, another thread must not pass a
+        descriptor that has a reader or writer of the asyncio loop itself.
+
+    A descriptor that can no longer be polled, because it was closed before its handler was removed,
+    costs that handler an error, never another one. Where it is noticed, the handler is not called
+    any more, and an `OSError` that says so goes to the loop's hook; `update_handler` raises, and
+    `remove_handler` works as ever. An epoll and a kqueue forget a closed descriptor without notice.
+    """
 
     @abstractmethod
     def add_handler(self, fd: FileDescriptor, handler: EventCallback, events: int) -> None:
@@ -249,7 +270,8 @@ class Reactor(Scheduler):
 
         Readiness is level-triggered: the handler is called in every iteration in which an event
         of its mask is present. It runs in a copy of the caller's context. One that raises is
-        reported and stays registered.
+        reported and stays registered; but one that raises `SystemExit`, or in the last run of a
+        loop that is being closed `KeyboardInterrupt`, is not called again.
 
         Args:
             fd: A descriptor, or an object with `fileno`.
@@ -260,8 +282,11 @@ class Reactor(Scheduler):
 
         Raises:
             TypeError: If an argument is of the wrong kind.
-            ValueError: If the descriptor is negative or has a handler, or the mask is bad.
-            OSError: If the descriptor is not open or cannot be watched.
+            ValueError: If the descriptor is negative or has a handler (unless that one's descriptor
+                is known to be closed; it is replaced), or the mask is bad.
+            OSError: If the descriptor is not open or cannot be polled, such as a regular file, or
+                one beyond what select(2) takes; or if there are no descriptors left for the epoll
+                or thread that a loop needs once, for its first handler.
             RuntimeError: If the loop is closed, or the descriptor belongs to one of its transports.
         """
 
@@ -282,9 +307,10 @@ class Reactor(Scheduler):
 
     @abstractmethod
     def remove_handler(self, fd: FileDescriptor) -> None:
-        """Stop watching a descriptor; its handler is not called again.
+        """Stop polling a descriptor; its handler is not called again.
 
-        Call it before the descriptor is closed: its number is soon somebody else's.
+        Call it before the descriptor is closed: its number is soon another file's. Once the loop is
+        closed there are no handlers, and it does nothing.
 
         Args:
             fd: What was given to `add_handler`, or its descriptor.

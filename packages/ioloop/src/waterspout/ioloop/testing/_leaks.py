@@ -52,6 +52,7 @@ def _handlers(loop: asyncio.AbstractEventLoop, io_loop: IOLoop | None) -> list[o
         keys = selector.get_map().values()
         left = {key.fd: key.fd for key in keys if own is None or key.fd != own.fileno()}
     if io_loop is not None:
+        left.pop(io_loop._handlers.own_descriptor, -1)
         left |= io_loop._handlers.sources()
     return list(left.values())
 
