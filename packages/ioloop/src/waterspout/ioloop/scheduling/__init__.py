@@ -26,6 +26,7 @@ from waterspout.ioloop.scheduling._interface import (
     TimeoutCallback,
     TimeoutHandle,
 )
+from waterspout.ioloop.scheduling._outcomes import fail, settle
 from waterspout.ioloop.scheduling._registry import current_scheduler, register_scheduler
 from waterspout.ioloop.scheduling._seconds import Timeout, deadline_after, timeout_seconds
 from waterspout.ioloop.scheduling._timelimit import time_limit
@@ -45,7 +46,9 @@ __all__ = [
     "WaitQueue",
     "current_scheduler",
     "deadline_after",
+    "fail",
     "register_scheduler",
+    "settle",
     "time_limit",
     "timeout_seconds",
 ]
