@@ -30,16 +30,25 @@ async def test_a_running_loop_has_one_ioloop():
     assert loop.asyncio_loop is asyncio.get_running_loop()
 
 
-def test_without_a_loop_current_makes_one_and_keeps_it(in_thread):
-    def check():
-        assert IOLoop.current(instance=False) is None
-        loop = IOLoop.current()
-        assert IOLoop.current() is loop
-        assert asyncio.get_event_loop_policy().get_event_loop() is loop.asyncio_loop
-        loop.close()
-        assert IOLoop.current(instance=False) is None
+def check_current_loop():
+    assert IOLoop.current(instance=False) is None
+    loop = IOLoop.current()
+    assert IOLoop.current() is loop
+    assert asyncio.get_event_loop() is loop.asyncio_loop
+    loop.close()
+    assert IOLoop.current(instance=False) is None
 
-    in_thread(check)
+
+def test_without_a_loop_current_makes_one_and_keeps_it(in_thread):
+    in_thread(check_current_loop)
+
+
+@pytest.mark.skipif("sys.version_info < (3, 14)", reason="without them, asyncio has no loops")
+def test_a_thread_has_a_current_loop_where_there_are_no_policies(in_thread, monkeypatch):
+    for name in ("get_event_loop_policy", "set_event_loop_policy"):
+        for module in (asyncio, asyncio.events):
+            monkeypatch.delattr(module, name, raising=False)
+    in_thread(check_current_loop)
 
 
 def test_current_wraps_the_loop_that_asyncio_has_for_the_thread():

@@ -4,8 +4,17 @@ import asyncio
 import contextvars
 import os
 import threading
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    CancelledError,
+    Executor,
+    Future,
+    InvalidStateError,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from pickle import PicklingError
 
 import pytest
 
@@ -47,8 +56,8 @@ async def test_any_executor_will_do():
 async def test_so_will_processes():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         assert await IOLoop.current().run_in_executor(pool, os.getpid) != os.getpid()
-        with pytest.raises(ValueError, match="math domain"):
-            await IOLoop.current().run_in_executor(pool, __import__("math").sqrt, -1)
+        with pytest.raises(ValueError, match="invalid literal.*'none'"):
+            await IOLoop.current().run_in_executor(pool, int, "none")
 
 
 async def test_set_default_executor():
@@ -101,6 +110,161 @@ async def test_cancelling_keeps_it_from_starting():
 async def test_stop_iteration_is_an_error_and_no_hang():
     with pytest.raises(RuntimeError, match="raised StopIteration"):
         await asyncio.wait_for(IOLoop.current().run_in_executor(None, next, iter([])), 10)
+
+
+class Prepared(Executor):
+    """Gives futures that have an outcome already, or get it from a thread."""
+
+    def __init__(self, prepare, *, late):
+        self.prepare = prepare
+        self.late = late
+        self.threads = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if self.late:
+            self.threads.append(threading.Thread(target=self.prepare, args=(future,)))
+            asyncio.get_running_loop().call_soon(self.threads[-1].start)
+        else:
+            self.prepare(future)
+        return future
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        for thread in self.threads:
+            thread.join()
+
+
+class Wanting(Exception):
+    """Cannot be made without an argument, and so not be unpickled."""
+
+    def __init__(self, what):
+        super().__init__()
+
+
+class Falsy(Exception):
+    def __bool__(self):
+        return False
+
+
+class Ended(StopIteration):
+    pass
+
+
+def cancelled(future):
+    future.cancel()
+    future.set_running_or_notify_cancel()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["done", "late"])
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (StopIteration("end"), RuntimeError),
+        (Ended(), RuntimeError),
+        (StopIteration, RuntimeError),
+        (StopAsyncIteration(), StopAsyncIteration),
+        (CancelledError(), asyncio.CancelledError),
+        (asyncio.CancelledError(), asyncio.CancelledError),
+        (InvalidStateError(), asyncio.InvalidStateError),
+        (asyncio.InvalidStateError(), asyncio.InvalidStateError),
+        (TimeoutError(), TimeoutError),
+        (BrokenProcessPool(), BrokenProcessPool),
+        (ZeroDivisionError, ZeroDivisionError),
+        (Wanting, TypeError),
+        (Falsy(), Falsy),
+        ("no exception", TypeError),
+        (GeneratorExit(), GeneratorExit),
+        (cancelled, asyncio.CancelledError),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or repr(value),
+)
+async def test_every_outcome_of_an_executors_future_arrives(error, seen, late):
+    def prepare(future):
+        if error is cancelled:
+            cancelled(future)
+        else:
+            future.set_exception(error)
+
+    with Prepared(prepare, late=late) as executor:
+        future = IOLoop.current().run_in_executor(executor, print)
+        assert not future.done()  # however fast the executor is
+        await asyncio.wait([future], timeout=10)
+        with pytest.raises(seen) as caught:
+            future.result()
+    assert type(caught.value) is seen
+    assert future.cancelled() == (error is cancelled)
+    if isinstance(error, StopIteration):
+        assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_executors_exit_ends_the_program(kind, loop_factory):
+    async def main():
+        with Prepared(lambda future: future.set_exception(kind()), late=False) as executor:
+            await IOLoop.current().run_in_executor(executor, print)
+
+    loop = IOLoop(loop_factory(), make_current=False)
+    with pytest.raises(kind):
+        loop.run_sync(main)
+    loop.close()
+
+
+def test_a_job_that_ends_after_its_loop_was_closed_ends_in_silence(loop_factory):
+    loop = IOLoop(loop_factory(), make_current=False)
+    started, release = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        def job():
+            started.set()
+            return release.wait(10)
+
+        async def main():
+            return [loop.run_in_executor(pool, job)]
+
+        (future,) = loop.run_sync(main)
+        assert started.wait(10)
+        loop.close()
+        release.set()
+    assert not future.done()
+
+
+async def test_what_cannot_be_awaited_is_refused():
+    class Wrong(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            return fn(*args, **kwargs)
+
+    class Broken(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            raise BrokenProcessPool("lost")
+
+    loop = IOLoop.current()
+    with pytest.raises(TypeError, match="must return a concurrent.futures.Future, not 3"):
+        loop.run_in_executor(Wrong(), abs, -3)
+    with pytest.raises(BrokenProcessPool, match="lost"):
+        loop.run_in_executor(Broken(), abs, -3)
+
+
+def raise_wanting():
+    raise Wanting("an argument")
+
+
+def end():
+    next(iter(()))
+
+
+@pytest.mark.slow
+async def test_processes_report_every_failure():
+    context = get_context("spawn")
+    loop = IOLoop.current()
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with pytest.raises(RuntimeError, match="cannot hold StopIteration"):
+            await asyncio.wait_for(loop.run_in_executor(pool, end), 30)
+        # Neither the one function nor the result of the other can be pickled.
+        for job in (lambda: 1, threading.Lock):
+            with pytest.raises((AttributeError, TypeError, PicklingError)):
+                await asyncio.wait_for(loop.run_in_executor(pool, job), 30)
+    with ProcessPoolExecutor(1, mp_context=context) as pool, pytest.raises(BrokenProcessPool):
+        await asyncio.wait_for(loop.run_in_executor(pool, raise_wanting), 30)
 
 
 async def test_an_executor_that_looks_empty_is_used_all_the_same():

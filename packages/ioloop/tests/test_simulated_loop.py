@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import ERROR, READ, WRITE, IOLoop, PeriodicCallback
+from waterspout.ioloop.scheduling import time_limit
 from waterspout.ioloop.testing import (
     DeadlockError,
     EndlessError,
@@ -277,6 +278,71 @@ def test_a_seed_gives_an_order(factory):
     for run in runs:
         counted = [item for item in run if isinstance(item, int)]
         assert sorted(counted) == sorted([0, 1, 2, 3] * 4)
+
+
+def test_asyncio_knows_tasks_that_are_implemented_in_python():
+    seen = {}
+
+    async def work():
+        seen["inside"] = asyncio.current_task(), asyncio.all_tasks()
+        async with asyncio.timeout(5):
+            await asyncio.sleep(1)
+        seen["after a wait"] = asyncio.current_task(), asyncio.all_tasks()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.Event().wait()
+        with time_limit(5):
+            return await asyncio.create_task(nested())
+
+    async def nested():
+        return asyncio.current_task()
+
+    async def main():
+        loop, main_task = asyncio.get_running_loop(), asyncio.current_task()
+        loop.set_task_factory(python_tasks)
+        made = asyncio.create_task(work())
+        behind_its_back = asyncio.tasks._PyTask(asyncio.sleep(0.5, 1), loop=loop)
+        everybody = {main_task, made, behind_its_back}
+        loop.call_soon(lambda: seen.update(callback=asyncio.current_task()))
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is main_task
+        assert asyncio.all_tasks() == everybody
+        assert await behind_its_back == 1
+        assert type(await made) is type(made)
+        assert seen.pop("inside") == (made, everybody)
+        assert seen.pop("after a wait") == (made, everybody - {behind_its_back})
+        assert seen == {"callback": None}
+
+    simulate(main)
+
+
+def test_tasks_implemented_in_python_are_cancelled_when_a_run_ends():
+    ended = []
+
+    async def for_ever():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(asyncio.current_task())
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(python_tasks)
+        task = asyncio.create_task(for_ever())
+        await asyncio.sleep(1)
+        return task
+
+    assert ended == [simulate(main)]
+    assert ended[0].cancelled()
+
+
+def test_a_deadlock_of_tasks_implemented_in_python_names_them():
+    async def main():
+        asyncio.get_running_loop().set_task_factory(python_tasks)
+        await asyncio.create_task(asyncio.Event().wait(), name="stuck")
+
+    with pytest.raises(DeadlockError, match=r"waits for the task stuck(.|\n)*stuck\n") as caught:
+        simulate(main)
+    assert len(caught.value.tasks) == 2
 
 
 def test_without_a_seed_the_order_is_asyncios():

@@ -5,6 +5,7 @@ import errno
 import socket
 import ssl
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -502,17 +503,11 @@ async def test_a_network_belongs_to_a_simulated_loop():
     async def main():
         SimulatedNetwork()
 
-    def elsewhere():
-        with asyncio.Runner() as runner:
-            runner.run(main())
-
-    running = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        with pytest.raises(RuntimeError, match="needs a running SimulatedLoop"):
-            elsewhere()
-    finally:
-        asyncio._set_running_loop(running)
+    with (
+        ThreadPoolExecutor(1) as elsewhere,
+        pytest.raises(RuntimeError, match="needs a running SimulatedLoop"),
+    ):
+        elsewhere.submit(asyncio.run, main()).result()
 
 
 # Sockets

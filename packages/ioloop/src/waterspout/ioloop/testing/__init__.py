@@ -43,9 +43,10 @@ from waterspout.ioloop.testing._explore import (
     ScheduleError,
     explore,
 )
-from waterspout.ioloop.testing._loop import SimulatedLoop, simulate
+from waterspout.ioloop.testing._loop import SimulatedLoop
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._reactor_conformance import End, ReactorConformance
+from waterspout.ioloop.testing._simulate import simulate
 
 __all__ = [
     "Cancellations",

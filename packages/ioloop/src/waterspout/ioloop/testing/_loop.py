@@ -24,10 +24,11 @@ import math
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
 
+from waterspout.ioloop._executors import copy_outcome
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._handles import (
@@ -40,10 +41,13 @@ from waterspout.ioloop.testing._handles import (
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._steps import (
     AnyTask,
+    as_current,
     give_number,
     has_begun,
+    is_unknown,
     note_step,
     number_of,
+    register,
     task_of,
 )
 from waterspout.ioloop.testing._threads import is_idle, needs_threads
@@ -200,14 +204,45 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             RuntimeError: If it is a pool of threads or processes, and the loop was made without
                 `real_wait`.
         """
+        self._check_executor(executor, func)
+        future = super().run_in_executor(executor, func, *args)
+        if future.done():  # pragma: no cover (from Python 3.14 on, if a thread was faster)
+            future = self._done_later(future)
+        return self._account_for(future)
+
+    def _done_later(  # pragma: no cover (from Python 3.14 on)
+        self, done: "asyncio.Future[T]"
+    ) -> "asyncio.Future[T]":
+        """Give a future that gets an outcome in the next turn, however fast its thread is.
+
+        So it does not depend on that whether the task that awaits it is suspended.
+        """
+        future: asyncio.Future[T] = self.create_future()
+        self.call_soon(copy_outcome, done, future)
+        return future
+
+    def _waterspout_offload(
+        self, executor: futures.Executor, func: Callable[..., Any]
+    ) -> "asyncio.Future[Any]":
+        """Give the future of what an IOLoop is about to submit. See `waterspout.ioloop._executors`.
+
+        Raises:
+            RuntimeError: As `run_in_executor`.
+        """
+        self._check_executor(executor, func)
+        return self._account_for(self.create_future())
+
+    def _check_executor(self, executor: futures.Executor | None, func: object) -> None:
         pools = (futures.ThreadPoolExecutor, futures.ProcessPoolExecutor, type(None))
         if self._real_wait is None and (isinstance(executor, pools) or needs_threads(executor)):
             raise RuntimeError(
                 "a simulated loop does not wait for threads and processes unless it is made "
                 f"with real_wait= (run_in_executor of {func!r})"
             )
-        future = super().run_in_executor(executor, func, *args)
-        if self._real_wait is not None and not future.done():
+
+    def _account_for(self, future: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Wait in real time while this future is pending."""
+        if self._real_wait is not None:
             self._offloaded.add(future)
             future.add_done_callback(self._offloaded.discard)
         return future
@@ -263,6 +298,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             task = asyncio.Task(coro, loop=self, **kwargs)
         else:
             task = super().create_task(coro, **kwargs)
+        if is_unknown(task):  # pragma: no cover (from Python 3.14 on)
+            register(task)
         give_number(task, number)
         if self._made is not None:
             self._made.append(task)
@@ -351,6 +388,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if task is None:
             handle = asyncio.Handle(callback, args, self, context)
         else:
+            if is_unknown(task):  # pragma: no cover (from Python 3.14 on)
+                register(task)  # it may have been made behind the loop's back
+                callback = as_current(task, callback)
             handle = Step(callback, args, self, context)
             handle.task = task
         self._ready.append(handle)
@@ -424,44 +464,3 @@ _REAL = {
 for _what, _names in _REAL.items():
     for _name in _names:
         setattr(SimulatedLoop, _name, _only_real(_name, _what))
-
-
-def simulate(
-    main: Callable[..., Coroutine[Any, Any, T]],
-    *args: Any,
-    seed: int | None = None,
-    order: Order | None = None,
-    real_wait: float | None = None,
-) -> T:
-    """Run a coroutine function to its end on a new simulated loop.
-
-    Tasks that are left over are cancelled, as `asyncio.run` does it.
-
-    Args:
-        main: The coroutine function.
-        *args: Its arguments.
-        seed: As for `SimulatedLoop`. An exception gets a note with it.
-        order: As for `SimulatedLoop`.
-        real_wait: As for `SimulatedLoop`.
-
-    Returns:
-        What it returned.
-
-    Raises:
-        DeadlockError: If it waits for something that nothing can bring about.
-        RuntimeError: If a loop runs in this thread.
-        Exception: What it raised.
-    """
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError("simulate() cannot be called while an event loop runs in this thread")
-
-    def make() -> SimulatedLoop:
-        return SimulatedLoop(seed=seed, order=order, real_wait=real_wait)
-
-    with asyncio.Runner(loop_factory=make) as runner:
-        try:
-            return runner.run(main(*args))
-        except BaseException as error:
-            if seed is not None:
-                error.add_note(f"simulated with seed={seed}")
-            raise

@@ -14,7 +14,10 @@ import asyncio
 import gc
 import inspect
 import linecache
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, FrameType, MethodType
 from typing import Any
@@ -22,7 +25,10 @@ from typing import Any
 AnyTask = asyncio.Task[Any]
 
 # The implementation in Python is there beside that in C, and no subclass of it.
-_TASKS = (asyncio.Task, getattr(asyncio.tasks, "_PyTask", asyncio.Task))
+_PY_TASK: Any = getattr(asyncio.tasks, "_PyTask", asyncio.Task)
+_TASKS = (asyncio.Task, _PY_TASK)
+# From Python 3.14 on, each implementation has a registry of its own, and asyncio asks that in C.
+_TWO_REGISTRIES = sys.version_info >= (3, 14) and hasattr(asyncio.tasks, "_c_register_task")
 _WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
 _HERE = Path(__file__).parent
 _SHIFT = 32
@@ -40,6 +46,35 @@ def task_of(callback: Any) -> AnyTask | None:
         owner: Any = callback.__self__
         return owner if isinstance(owner, _TASKS) else None
     return None
+
+
+def is_unknown(task: AnyTask) -> bool:
+    """Whether `asyncio.current_task` and `asyncio.all_tasks` do not know a task by themselves."""
+    return _TWO_REGISTRIES and isinstance(task, _PY_TASK)
+
+
+def register(task: AnyTask) -> None:  # pragma: no cover (the versions do not share a run)
+    """Have `asyncio.all_tasks` give an unknown task. It is held weakly."""
+    vars(asyncio.tasks)["_c_register_task"](task)
+
+
+def as_current(  # pragma: no cover (as above)
+    task: AnyTask, step: Callable[..., object]
+) -> Callable[..., object]:
+    """Give a step of an unknown task during which `asyncio.current_task` gives that task."""
+    return partial(_run_as_current, task, step)
+
+
+def _run_as_current(  # pragma: no cover (as above)
+    task: AnyTask, step: Callable[..., object], *args: Any
+) -> None:
+    swap: Callable[[Any, Any], Any] = vars(asyncio.tasks)["_c_swap_current_task"]
+    loop = task.get_loop()
+    previous = swap(loop, task)
+    try:
+        step(*args)
+    finally:
+        swap(loop, previous)
 
 
 def has_begun(coroutine: Any) -> bool:
@@ -180,6 +215,6 @@ def describe(task: AnyTask) -> str:
             lines.append(f"    {place.source}")
     waiter = getattr(task, "_fut_waiter", None)
     if waiter is not None:
-        what = f"the task {label_of(waiter)}" if isinstance(waiter, asyncio.Task) else repr(waiter)
+        what = f"the task {label_of(waiter)}" if isinstance(waiter, _TASKS) else repr(waiter)
         lines.append(f"  waits for {what}")
     return "\n".join(lines)
