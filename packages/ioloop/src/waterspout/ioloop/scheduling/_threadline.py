@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
@@ -45,6 +45,7 @@ class ThreadLine(Generic[T]):
 
         def abandon(self, waiter: Waiter) -> None: ...
         def _leave(self, waiter: Waiter) -> None: ...
+        def _keep(self, waiters: Iterable[Waiter]) -> None: ...
         def _live(self) -> list[Waiter]: ...
 
     def set_guard(self, guard: Guard) -> None:
@@ -115,6 +116,7 @@ class ThreadLine(Generic[T]):
     def _let_go_of_idle_loop(self) -> None:
         """Belong to no loop if none of its tasks is here, so that it can be collected."""
         if self._loop is not None:
+            self._keep(self._live())
             everybody = itertools.chain(self.waiting, self.served, self._passed)
             if all(isinstance(one, ThreadWaiter) for one in everybody):
                 self._loop = None
