@@ -1,4 +1,4 @@
-"""No lock is a reference cycle, whatever has happened to it: it is freed as soon as it is dropped."""
+"""No lock is a reference cycle, however it was used: it is freed as soon as it is dropped."""
 
 import asyncio
 import gc
@@ -158,14 +158,14 @@ def test_an_owner_that_has_gone_reclaims_nothing(make):
     lock = make()
     waiting = lock.acquire()
 
-    async def begin():
+    async def begin(lock, waiting):
         await lock.acquire()
         waiting.send(None)
         lock.release()
 
-    loop.run_until_complete(begin())
+    loop.run_until_complete(begin(lock, waiting))
     loop.close()
     waiting.close()
     watch = weakref.ref(lock)
-    del lock, waiting, begin
+    del lock, waiting
     assert watch() is None

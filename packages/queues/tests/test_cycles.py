@@ -1,4 +1,4 @@
-"""No queue is a reference cycle, whatever has happened to it: it is freed as soon as it is dropped."""
+"""No queue is a reference cycle, however it was used: it is freed as soon as it is dropped."""
 
 import asyncio
 import contextlib

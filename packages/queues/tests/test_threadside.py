@@ -451,13 +451,17 @@ def test_threads_notice_that_the_loop_was_collected(ready):
     loop = asyncio.new_event_loop()
     threads, outcomes = begin_to_wait(loop, ready)
     watch = weakref.ref(loop)
-    with pytest.warns(ResourceWarning, match="unclosed event loop"):
-        del loop
+    del loop
+
+    def collect():
         for _ in range(50):  # until each thread has looked, and let go of it
             gc.collect()
-            if watch() is None:
+            if (loop := watch()) is None or loop.is_closed():
                 break
             time.sleep(0.1)
+
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        collect()
     all_have_ended(threads, outcomes)
 
 
