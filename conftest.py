@@ -9,6 +9,10 @@
 -   Whatever is left behind fails the test that left it, and so does a log record of a warning or
     worse; one that is expected is taken out by `caplog.clear()`. Unclosed files and the like are
     warnings, and these are errors.
+-   What a process inherits is set, so that no test depends on how it is started: signals have their
+    default handlers and are not blocked (a shell ignores Ctrl-C in its background jobs), the umask
+    is 0o022, and the folder for temporary files has a path to which that of a Unix socket, which
+    has about 100 bytes, can be added.
 -   Hypothesis does not mind how long an example takes: that says how busy the machine is.
 """
 
@@ -17,7 +21,10 @@ import gc
 import inspect
 import logging
 import os
+import signal
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +45,8 @@ else:
     settings.load_profile("waterspout")
 
 pytest_plugins = ["pytester"]
+
+LONGEST_TEMPDIR = 32
 
 
 class ThreadedLoop(asyncio.SelectorEventLoop):
@@ -79,6 +88,20 @@ def factory(loop_name: str) -> Any:
 def _eager(loop: Any, coroutine: Any, *, eager_start: object = None, **kwargs: Any) -> Any:
     # uvloop gives an argument that the factory of some versions does not take.
     return asyncio.eager_task_factory(loop, coroutine, **kwargs)
+
+
+def pytest_configure() -> None:
+    """Set what this process has inherited, and its children inherit from it."""
+    os.umask(0o022)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    set_by_python = {getattr(signal, name, None) for name in ("SIGPIPE", "SIGXFSZ")}
+    for signum in signal.valid_signals() - set_by_python:
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    if len(tempfile.gettempdir()) > LONGEST_TEMPDIR and Path("/tmp").is_dir():
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -216,6 +216,73 @@ async def test_add_future_calls_back_however_it_ends(make, kind):
         assert isinstance(future.exception(), LookupError)
 
 
+async def test_a_pending_future_calls_back_together_with_its_own_callbacks():
+    loop, order = IOLoop.current(), []
+    future = loop.create_future()
+    future.add_done_callback(lambda _: order.append("before"))
+    loop.add_future(future, lambda _: order.append("added"))
+    future.add_done_callback(lambda _: order.append("after"))
+    future.set_result(None)
+    assert order == []
+    await asyncio.sleep(0)
+    assert order == ["before", "added", "after"]
+
+
+async def test_a_done_future_calls_back_in_a_later_iteration():
+    loop, order = IOLoop.current(), []
+    future = loop.create_future()
+    future.set_result(None)
+    loop.add_future(future, order.append)
+    assert order == []
+    await asyncio.sleep(0)
+    assert order == [future]
+
+
+async def test_a_task_calls_back_and_its_exception_is_the_callbacks():
+    loop, seen = IOLoop.current(), []
+
+    async def fail():
+        raise LookupError
+
+    task = asyncio.create_task(fail())
+    loop.add_future(task, lambda done: seen.append(type(done.exception())))
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert seen == [LookupError]
+
+
+async def test_what_a_futures_callback_raises_is_reported():
+    loop, reports = IOLoop.current(), Reports()
+
+    async def fail(future):
+        raise LookupError
+
+    for callback in (lambda _: 1 / 0, fail):
+        future = loop.create_future()
+        loop.add_future(future, callback)
+        future.set_result(None)
+    await idle()
+    assert [type(error) for error in reports.errors] == [ZeroDivisionError, LookupError]
+
+
+def test_a_future_of_a_stopped_loop_calls_back_when_it_runs():
+    loop, seen = IOLoop(make_current=False), []
+    future = loop.create_future()
+    loop.add_future(future, seen.append)
+    future.set_result(None)
+    loop.run_sync(lambda: asyncio.sleep(0))
+    loop.close()
+    assert seen == [future]
+
+
+async def test_a_thread_leaves_a_future_of_the_running_loop_to_it():
+    loop, seen = IOLoop.current(), asyncio.Queue()
+    future = loop.create_future()
+    await asyncio.to_thread(loop.add_future, future, seen.put_nowait)
+    future.set_result(5)
+    assert (await asyncio.wait_for(seen.get(), 10)).result() == 5
+
+
 async def test_add_future_takes_a_future_of_another_loop():
     loop, seen = IOLoop.current(), asyncio.Event()
 

@@ -59,6 +59,16 @@ def test_current_wraps_the_loop_that_asyncio_has_for_the_thread():
     assert loop.is_closed()
 
 
+def test_the_asyncio_loop_cannot_be_exchanged():
+    loop = IOLoop(make_current=False)
+    other = asyncio.new_event_loop()
+    with pytest.raises(AttributeError):
+        loop.asyncio_loop = other
+    assert loop.asyncio_loop is not other
+    other.close()
+    loop.close()
+
+
 def test_a_closed_loop_is_nobodys_current_one():
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import os
+import socket
 import threading
 from concurrent.futures import (
     CancelledError,
@@ -71,6 +72,53 @@ async def test_set_default_executor():
     loop.set_default_executor(Noting())
     assert await loop.run_in_executor(None, max, 1, 2) == 2
     assert used == [max]
+
+
+def where_am_i():
+    return os.getpid()
+
+
+@pytest.mark.slow
+async def test_a_pool_of_processes_can_be_the_default():
+    loop = IOLoop.current()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        loop.set_default_executor(pool)
+        assert await loop.run_in_executor(None, where_am_i) != os.getpid()
+        # asyncio hands its own default what cannot be pickled.
+        assert await asyncio.to_thread(lambda: os.getpid()) == os.getpid()
+        running = asyncio.get_running_loop()
+        assert await running.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+        with ThreadPoolExecutor(1) as threads:
+            loop.set_default_executor(threads)
+            assert await loop.run_in_executor(None, lambda: os.getpid()) == os.getpid()
+        loop.set_default_executor(pool)
+        assert await loop.run_in_executor(None, where_am_i) != os.getpid()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_done_at_once_by_a_loops_own_executor_is_done_a_turn_later(fails):
+    class Hasty(asyncio.SelectorEventLoop):
+        def run_in_executor(self, executor, func, *args):
+            future = self.create_future()
+            try:
+                future.set_result(func(*args))
+            except Exception as error:
+                future.set_exception(error)
+            return future
+
+    async def main():
+        future = IOLoop.current().run_in_executor(None, divmod, 7, 0 if fails else 2)
+        assert not future.done()
+        await asyncio.wait([future])
+        return future
+
+    loop = IOLoop(Hasty(), make_current=False)
+    future = loop.run_sync(main)
+    loop.close()
+    if fails:
+        assert isinstance(future.exception(), ZeroDivisionError)
+    else:
+        assert future.result() == (3, 1)
 
 
 def test_a_default_pool_of_threads_is_shut_down_with_the_loop(loop_factory):

@@ -134,6 +134,30 @@ def test_the_loop_itself_may_be_slow():
     assert _describe(None) == ("the event loop", "")
 
 
+async def test_a_start_that_fails_leaves_nothing_behind(monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monitor, timers = LoopMonitor(), len(IOLoop.current()._alarm.timers)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            monitor.start()
+    assert not monitor.is_running()
+    assert len(IOLoop.current()._alarm.timers) == timers
+    with monitor:
+        assert monitor.is_running()
+
+
+def test_it_does_not_start_on_a_closed_loop():
+    loop = IOLoop(make_current=False)
+    loop.close()
+    monitor = LoopMonitor(loop)
+    with pytest.raises(RuntimeError, match="closed"):
+        monitor.start()
+    assert not monitor.is_running()
+
+
 def test_bad_arguments_are_refused():
     for bad in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="threshold must be positive"):

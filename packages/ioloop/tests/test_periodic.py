@@ -206,6 +206,146 @@ async def test_it_runs_on_the_loop_that_it_is_given():
     periodic.stop()
 
 
+async def test_an_assigned_period_counts_from_the_last_tick():
+    ticks = Ticks()
+    periodic = PeriodicCallback(ticks, 100)
+    periodic.start()
+    await asyncio.sleep(0.25)
+    periodic.callback_time = 1000
+    assert periodic.callback_time == 1000
+    assert "every 1.0 s" in repr(periodic)
+    await asyncio.sleep(3)  # until 3.25
+    periodic.callback_time = timedelta(milliseconds=100)
+    await asyncio.sleep(0.2)
+    periodic.stop()
+    # The last tick was at 2.2. On a grid of 0.1 from there, 3.3 is the first place after 3.25.
+    assert ticks.seen == [0.1, 0.2, 1.2, 2.2, 3.2, 3.3, 3.4]
+
+
+async def test_a_period_can_be_assigned_before_the_first_tick_and_while_it_is_stopped():
+    ticks = Ticks()
+    periodic = PeriodicCallback(ticks, 100)
+    periodic.callback_time = 3_600_000
+    periodic.start()
+    await asyncio.sleep(10)
+    periodic.callback_time = 15_000
+    await asyncio.sleep(6)
+    periodic.stop()
+    assert ticks.seen == [15]
+    periodic.callback_time = 1000
+    await asyncio.sleep(4)
+    assert ticks.seen == [15]
+    periodic.start()  # at 20
+    await asyncio.sleep(2.5)
+    periodic.stop()
+    assert ticks.seen == [15, 21, 22]
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+async def test_a_callback_can_assign_its_period(is_coroutine):
+    ticks = Ticks()
+    periods = iter([300, 300, 50])
+
+    def assign():
+        ticks()
+        periodic.callback_time = next(periods, 50)
+
+    async def assign_later():
+        await asyncio.sleep(0)
+        assign()
+
+    periodic = PeriodicCallback(assign_later if is_coroutine else assign, 100)
+    periodic.start()
+    await asyncio.sleep(0.825)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.4, 0.7, 0.75, 0.8]
+
+
+async def test_a_callback_that_takes_long_skips_ticks_of_the_period_it_assigns():
+    ticks, loop = Ticks(), asyncio.get_running_loop()
+
+    def callback():
+        ticks()
+        periodic.callback_time = 10
+        loop.advance(0.055)
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.23)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.16, 0.22]
+
+
+async def test_a_callback_can_start_anew_with_another_period():
+    ticks = Ticks()
+
+    def callback():
+        ticks()
+        if len(ticks.seen) == 1:
+            periodic.stop()
+            periodic.start()
+            periodic.callback_time = 50
+
+    periodic = PeriodicCallback(callback, 100)
+    periodic.start()
+    await asyncio.sleep(0.225)
+    periodic.stop()
+    assert ticks.seen == [0.1, 0.15, 0.2]
+
+
+async def test_assigning_the_same_or_ever_other_periods_delays_no_tick():
+    ticks = Ticks()
+    periodic = PeriodicCallback(ticks, 100)
+    periodic.start()
+    for _ in range(10):
+        await asyncio.sleep(0.03)
+        periodic.callback_time = 100
+    for count in range(10):
+        await asyncio.sleep(0.03)
+        periodic.callback_time = 100 + count % 2
+    periodic.stop()
+    assert len(ticks.seen) == 5
+
+
+async def test_what_was_given_can_be_read_and_assigned():
+    seen, loop = [], IOLoop.current()
+    periodic = PeriodicCallback(lambda: seen.append(1), 100, jitter=0.5)
+    assert periodic.io_loop is None
+    periodic.start()
+    assert periodic.io_loop is loop
+    await asyncio.sleep(0.15)
+    assert periodic.jitter == 0.5
+    periodic.callback, periodic.jitter = (lambda: seen.append(2)), 0
+    assert periodic.callback() is None
+    await asyncio.sleep(0.1)
+    periodic.stop()
+    assert seen == [1, 2, 2]
+    assert PeriodicCallback(print, 1, loop).io_loop is loop
+    with pytest.raises(AttributeError):
+        periodic.io_loop = loop
+    with pytest.raises(TypeError, match="callback must be callable"):
+        periodic.callback = None
+    with pytest.raises(TypeError, match="jitter must be a number"):
+        periodic.jitter = "1"
+    with pytest.raises(ValueError, match="jitter must be from 0 to 1"):
+        periodic.jitter = 2
+    for bad, error in ((0, ValueError), (float("nan"), ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="callback_time must be"):
+            periodic.callback_time = bad
+    assert (periodic.callback_time, periodic.jitter) == (100, 0)
+
+
+def test_a_period_can_be_assigned_when_the_loop_is_closed():
+    async def main():
+        periodic = PeriodicCallback(print, 1000)
+        periodic.start()
+        return periodic
+
+    periodic = simulate(main)
+    periodic.callback_time = 5
+    assert periodic.callback_time == 5
+
+
 async def test_bad_arguments_are_refused():
     for bad in (0, -1, float("inf"), float("nan"), 1e-320, 10**400, timedelta(0), timedelta(4000)):
         with pytest.raises(ValueError, match="callback_time must be positive"):

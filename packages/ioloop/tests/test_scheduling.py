@@ -4,7 +4,9 @@ import asyncio
 import math
 import subprocess
 import sys
+import time
 from datetime import timedelta
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -144,6 +146,11 @@ async def test_register_scheduler_refuses_bad_arguments():
         (-1, -1.0),
         (Fraction(1, 2), 0.5),
         (timedelta(minutes=1), 60.0),
+        (10 * 365.25 * 86400, 10 * 365.25 * 86400.0),
+        (timedelta(days=3652), 3652 * 86400.0),
+        (timedelta(days=3653), None),
+        (timedelta.max, None),
+        (timedelta.min, timedelta.min.total_seconds()),
     ],
 )
 def test_timeouts_in_seconds(timeout, seconds):
@@ -160,11 +167,21 @@ def test_bad_timeouts_are_refused_by_name():
         timeout_seconds(10**400, "patience")
 
 
+@pytest.mark.parametrize(
+    "number", [time.time() + 5, int(time.time()), Fraction(10**10), Decimal(10**10), 3.2e8]
+)
+def test_a_number_over_ten_years_is_a_wall_clock_deadline_by_mistake(number):
+    with pytest.raises(ValueError, match=r"patience=.* looks like a wall-clock deadline"):
+        timeout_seconds(number, "patience")
+    with pytest.raises(ValueError, match=r"patience=.* looks like a wall-clock deadline"):
+        deadline_after(number, 100.0, "patience")
+
+
 def test_deadlines():
     assert deadline_after(2, 100.0) == 102.0
     assert deadline_after(-2, 100.0) == 98.0
     ten_years = deadline_after(None, 100.0)
-    assert ten_years == deadline_after(math.inf, 100.0) == deadline_after(1e12, 100.0)
+    assert ten_years == deadline_after(math.inf, 100.0) == deadline_after(timedelta.max, 100.0)
     assert 9.9 < (ten_years - 100) / 86400 / 365 < 10.1
 
 

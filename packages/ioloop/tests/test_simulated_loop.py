@@ -477,6 +477,28 @@ def test_bad_arguments_are_refused(kwargs, error, message):
         SimulatedLoop(**kwargs)
 
 
+@pytest.mark.parametrize("kwargs", [{"seed": "1"}, {"real_wait": -1}, {"seed": 1, "order": len}])
+def test_simulate_makes_no_coroutine_for_a_loop_that_is_refused(kwargs):
+    with pytest.raises((TypeError, ValueError)):
+        simulate(asyncio.sleep, 1, **kwargs)
+    gc.collect()  # a coroutine that is never awaited is a warning, and so an error
+
+
+def test_real_waits_may_be_longer_than_the_kernel_can_count():
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        thread = threading.Thread(
+            target=asyncio.get_running_loop().call_soon_threadsafe, args=(future.set_result, 5)
+        )
+        thread.start()
+        result = await future
+        thread.join()
+        return result
+
+    for seconds in (9 * 366 * 86400, float("inf")):
+        assert simulate(main, real_wait=seconds) == 5
+
+
 def test_seeds_order_by_number_wherever_tasks_are_queued():
     async def main():
         async def idle():
@@ -488,6 +510,13 @@ def test_seeds_order_by_number_wherever_tasks_are_queued():
         await asyncio.wait(tasks)
 
     simulate(main)
+
+
+def test_the_seed_of_an_order_cannot_be_changed():
+    order = SeededOrder(3)
+    with pytest.raises(AttributeError):
+        order.seed = 4
+    assert order.seed == 3
 
 
 # What is real
@@ -546,9 +575,25 @@ def test_executors_that_complete_in_the_loops_thread_are_welcome():
             return future
 
     async def main():
-        return await asyncio.get_running_loop().run_in_executor(Inline(), divmod, 7, 2)
+        future = asyncio.get_running_loop().run_in_executor(Inline(), divmod, 7, 2)
+        # How often a task waits does not depend on the executor's speed, nor on Python's version.
+        assert not future.done()
+        return await future
 
     assert simulate(main) == (3, 1)
+
+
+def test_an_executor_that_does_not_take_a_job_leaves_nothing_to_wait_for():
+    async def main():
+        with ThreadPoolExecutor() as pool:
+            pass
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            IOLoop.current().run_in_executor(pool, print)
+        await asyncio.sleep(1000)
+
+    before = time.monotonic()
+    simulate(main, real_wait=30)
+    assert time.monotonic() - before < 20
 
 
 def test_threads_are_waited_for_if_the_test_says_so():

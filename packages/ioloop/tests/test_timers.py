@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from waterspout.ioloop import IOLoop
 from waterspout.ioloop._timers import Timers
-from waterspout.ioloop.testing import simulate
+from waterspout.ioloop.testing import DeadlockError, simulate
 
 virtual = pytest.mark.waterspout("simulated")
 everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
@@ -151,6 +151,34 @@ async def test_what_never_comes_is_no_error():
         loop.remove_timeout(handle)
 
 
+@virtual
+async def test_what_never_comes_does_not_come_in_eleven_years_either():
+    loop, ran = IOLoop.current(), []
+    late = timedelta(days=3653)
+    handles = [
+        loop.call_later(late, ran.append, 1),
+        loop.call_later(math.inf, ran.append, 2),
+        loop.add_timeout(late, ran.append, 3),
+        loop.add_timeout(math.inf, ran.append, 4),
+        loop.call_at(math.inf, ran.append, 5),
+    ]
+    loop.call_later(timedelta(days=3652), ran.append, "in time")
+    await asyncio.sleep(11 * 366 * 86400)
+    assert ran == ["in time"]
+    for handle in handles:
+        loop.remove_timeout(handle)
+
+
+def test_a_timer_that_never_comes_is_no_way_out_of_a_deadlock():
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        IOLoop.current().call_later(timedelta.max, future.set_result, None)
+        await future
+
+    with pytest.raises(DeadlockError):
+        simulate(main)
+
+
 async def test_a_timer_makes_the_loop_turn_a_few_times_only():
     """uvloop may ring early; that must not make it ring again and again until it is time."""
     loop = IOLoop.current()
@@ -182,6 +210,8 @@ async def test_bad_times_are_refused():
         loop.call_at(math.nan, print)
     with pytest.raises(ValueError, match="delay must not be NaN"):
         loop.call_later(math.nan, print)
+    with pytest.raises(ValueError, match=r"delay=.* looks like a wall-clock deadline"):
+        loop.call_later(time.time() + 5, print)
     for bad in ("1", None, b"1", [1]):
         with pytest.raises(TypeError, match="when must be a number"):
             loop.call_at(bad, print)

@@ -489,6 +489,26 @@ async def test_a_listener_that_closes_takes_waiting_connections_with_it():
         assert isinstance(caught.value.real_error, ConnectionResetError)
 
 
+async def test_a_pair_that_is_refused_leaves_nothing_behind():
+    open_before = asyncio.get_running_loop().open_descriptors()
+    with SimulatedNetwork() as network:
+        with pytest.raises(TypeError, match="link must be a Link or None, not 5"):
+            network.socketpair(5)
+        with pytest.raises(ValueError, match="read_chunk_size"):
+            network.pair(read_chunk_size=-1)
+        assert asyncio.get_running_loop().open_descriptors() == open_before
+
+
+async def test_a_simulated_socket_cannot_block():
+    with SimulatedNetwork() as network, network.new_socket(socket.AF_INET) as made:
+        made.setblocking(False)
+        made.settimeout(0)
+        for timeout in (None, 5):
+            with pytest.raises(ValueError, match="value must be 0, not"):
+                made.settimeout(timeout)
+        assert (made.gettimeout(), made.getblocking()) == (0.0, False)
+
+
 async def test_a_network_belongs_to_a_simulated_loop():
     with SimulatedNetwork() as network:
         with pytest.raises(RuntimeError, match="has a simulated network already"):
@@ -497,6 +517,9 @@ async def test_a_network_belongs_to_a_simulated_loop():
         with pytest.raises(TypeError, match="link must be a Link, not 5"):
             SimulatedNetwork(5)
         assert network.loop is asyncio.get_running_loop()
+        for name in ("loop", "connections"):
+            with pytest.raises(AttributeError):
+                setattr(network, name, None)
     with SimulatedNetwork():
         pass
 

@@ -29,7 +29,7 @@ async def sleep(duration: Timeout) -> None:
 
     Raises:
         TypeError: If `duration` is no number, `timedelta` or `None`.
-        ValueError: If `duration` is NaN.
+        ValueError: If `duration` is NaN or a number of more than ten years.
         RuntimeError: If no loop is running.
     """
     seconds = timeout_seconds(duration, "duration")

@@ -52,7 +52,7 @@ async def with_timeout(
         Exception: What it raised.
         TypeError: If `timeout` is no number, `timedelta` or `None`, or `future` cannot be
             awaited.
-        ValueError: If `timeout` is NaN.
+        ValueError: If `timeout` is NaN or a number of more than ten years.
     """
     if not isinstance(future, asyncio.Future):
         future = _awaitable(timeout, future)

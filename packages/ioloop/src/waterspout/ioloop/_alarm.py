@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ class Alarm:
         kwargs: dict[str, Any],
     ) -> Timer:
         """Add a timer."""
-        if self._armed is None or when < self._armed_when:
+        if (self._armed is None or when < self._armed_when) and when < math.inf:
             self._arm(when)
         return self.timers.add(when, callback, args, kwargs)
 
@@ -73,6 +74,8 @@ class Alarm:
                 context.run(self._run, callback, args, kwargs)
         finally:
             when = timers.next_deadline()
-            if when is not None and (self._armed is None or when < self._armed_when):
+            if when is None or when == math.inf:
+                pass  # a timer that never comes may be removed, so it is kept
+            elif self._armed is None or when < self._armed_when:
                 early = end < self._armed_when and self._armed is None
                 self._arm(max(when, now + 0.001) if early else when)

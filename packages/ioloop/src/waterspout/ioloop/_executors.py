@@ -39,7 +39,8 @@ class Executors:
             raise TypeError(f"func must be callable, not {func!r}")
         if executor is None:
             call = partial(contextvars.copy_context().run, call_off_loop, func, *args)
-            return self._loop.run_in_executor(None, call)
+            future: asyncio.Future[T] = self._loop.run_in_executor(None, call)
+            return done_later(future) if future.done() else future
         if type(executor) is ThreadPoolExecutor or shares_our_memory(executor):
             return self._run(executor, contextvars.copy_context().run, (func, *args))
         if not isinstance(executor, Executor):
@@ -65,10 +66,11 @@ class Executors:
         """See `IOLoop.set_default_executor`."""
         if not isinstance(executor, Executor):
             raise TypeError(f"executor must be an Executor, not {executor!r}")
-        self._default = executor
         if isinstance(executor, ThreadPoolExecutor) and shares_our_memory(executor):
             self._loop.set_default_executor(executor)
             self._default = None
+        else:
+            self._default = executor  # asyncio hands its own one what only a thread can run
 
 
 def shares_our_memory(executor: Executor) -> bool:
@@ -120,6 +122,14 @@ def carry(source: "futures.Future[T]", future: "asyncio.Future[T]") -> None:
 
     future.add_done_callback(on_future_done)
     source.add_done_callback(on_done)
+
+
+def done_later(done: "asyncio.Future[T]") -> "asyncio.Future[T]":
+    """Give a future that gets an outcome in the next iteration: see `carry`."""
+    loop = done.get_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    loop.call_soon(copy_outcome, done, future)
+    return future
 
 
 def copy_outcome(

@@ -17,7 +17,8 @@ from waterspout.ioloop._interrupts import take_back
 
 
 class _Inheritable(Protocol):
-    asyncio_loop: asyncio.AbstractEventLoop
+    @property
+    def asyncio_loop(self) -> asyncio.AbstractEventLoop: ...
 
     def _become_inherited(self) -> None: ...
 

@@ -29,6 +29,7 @@ from waterspout.ioloop._alarm import Alarm
 from waterspout.ioloop._configure import Install, LoopFactory, loop_factory, new_loop, thread_loop
 from waterspout.ioloop._executors import Executors
 from waterspout.ioloop._fork import is_inherited, refuse, watch
+from waterspout.ioloop._futures import calls_back_directly
 from waterspout.ioloop._handlers import Handlers
 from waterspout.ioloop._interrupts import first_interrupt_calls, signals_wake
 from waterspout.ioloop._lifecycle import (
@@ -38,6 +39,7 @@ from waterspout.ioloop._lifecycle import (
     close_source,
     knows_its_thread,
 )
+from waterspout.ioloop._main import run_until_done
 from waterspout.ioloop._tasks import HeldTasks
 from waterspout.ioloop._timers import Timer
 from waterspout.ioloop.scheduling import (
@@ -54,12 +56,12 @@ from waterspout.ioloop.scheduling._registry import defaults
 from waterspout.ioloop.scheduling._seconds import (
     Timeout,
     checked_deadline,
-    deadline_after,
     deadline_of_delay,
     timeout_seconds,
 )
 
 T = TypeVar("T")
+F = TypeVar("F", bound="asyncio.Future[Any] | concurrent.futures.Future[Any]")
 
 _get_running_loop = asyncio._get_running_loop
 _ATTRIBUTE = "_waterspout_ioloop"
@@ -80,7 +82,6 @@ class IOLoop(Reactor):
             does not where another loop is running.
 
     Attributes:
-        asyncio_loop: The asyncio loop beneath.
         READ: Event mask: the descriptor can be read from.
         WRITE: Event mask: the descriptor takes bytes.
         ERROR: Event mask: the descriptor failed or was hung up.
@@ -111,7 +112,7 @@ class IOLoop(Reactor):
             raise RuntimeError(f"asyncio_loop is closed: {loop!r}")
         if hasattr(loop, _ATTRIBUTE):
             raise RuntimeError(f"{loop!r} has an IOLoop already: IOLoop.current() gives it")
-        self.asyncio_loop = loop
+        self._loop = loop
         # Bound once: they are called often, and in a forked child they are taken away.
         self._call_soon: Callable[..., object] = loop.call_soon
         self._call_soon_threadsafe: Callable[..., object] = loop.call_soon_threadsafe
@@ -137,6 +138,11 @@ class IOLoop(Reactor):
         return f"<{type(self).__name__} {state} {loop!r}>"
 
     # Which loop
+
+    @property
+    def asyncio_loop(self) -> asyncio.AbstractEventLoop:
+        """The asyncio loop beneath."""
+        return self._loop
 
     @classmethod
     def configure(cls, impl: "str | LoopFactory | None", **kwargs: Any) -> None:
@@ -266,7 +272,7 @@ class IOLoop(Reactor):
 
         Raises:
             TypeError: If `func` cannot be called or `timeout` is no timeout.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
             TimeoutError: If it took too long.
             RuntimeError: If a loop runs in this thread, or this one runs, is closed, or is
                 stopped before `func` is done.
@@ -279,8 +285,12 @@ class IOLoop(Reactor):
             raise TypeError(f"func must be callable, not {func!r}")
         seconds = timeout_seconds(timeout)
         main = self.asyncio_loop.create_task(call_with_timeout(func, seconds))
-        with self._running(lambda: self._call_soon_threadsafe(main.cancel)):
-            return self.asyncio_loop.run_until_complete(main)
+        try:
+            with self._running(partial(self._call_soon_threadsafe, main.cancel)):
+                run_until_done(self._loop, main)
+            return main.result()
+        finally:
+            del main  # its exception refers to this frame
 
     def close(self, all_fds: bool = False) -> None:
         """Close the loop for good, and the asyncio loop beneath it.
@@ -353,7 +363,7 @@ class IOLoop(Reactor):
     ) -> TimeoutHandle:
         now = self._time()
         if isinstance(deadline, timedelta):
-            when = deadline_after(deadline, now, "deadline")
+            when = deadline_of_delay(deadline, now, "deadline")
         else:
             when = checked_deadline(deadline, now, "deadline")
         return self._add_timer(when, callback, args, kwargs)
@@ -372,7 +382,7 @@ class IOLoop(Reactor):
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
         here = (
-            _get_running_loop() is self.asyncio_loop
+            _get_running_loop() is self._loop
             if self._knows_thread is None
             else self._knows_thread._thread_id == get_ident()
         )
@@ -402,7 +412,11 @@ class IOLoop(Reactor):
         self._call_soon_threadsafe(self._run, callback, args, kwargs)
 
     def create_future(self) -> "asyncio.Future[Any]":
-        return self.asyncio_loop.create_future()
+        return self._loop.create_future()
+
+    def add_future(self, future: F, callback: Callable[[F], object]) -> None:
+        if not calls_back_directly(self._loop, self._run, future, callback):
+            super().add_future(future, callback)
 
     def handle_callback_exception(self, callback: Callable[..., object]) -> None:
         """Report the exception being handled, which a callback let out.
@@ -433,7 +447,8 @@ class IOLoop(Reactor):
 
         Args:
             executor: Any executor. A pool of threads becomes the asyncio loop's default as well,
-                and is shut down with it; another stays its owner's.
+                and is shut down with it. Another one, such as a pool of processes, stays its
+                owner's, and asyncio's own functions (`asyncio.to_thread`) keep their threads.
 
         Raises:
             TypeError: If it is no executor.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from waterspout.ioloop.scheduling import FileDescriptor
+from waterspout.ioloop.scheduling import FileDescriptor, time_limit
 
 
 def knows_its_thread(loop: asyncio.AbstractEventLoop) -> bool:
@@ -42,7 +42,7 @@ def check_can_run(
 
 async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:
     """Call a function, and await its result if that can be, within a time."""
-    async with asyncio.timeout(seconds):
+    with time_limit(seconds):
         result = func()
         return await result if inspect.isawaitable(result) else result
 
@@ -52,15 +52,20 @@ def cancel_all_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
     What they raise, other than their cancellation, goes to the loop's exception handler.
     """
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    finishing = loop.create_task(_finish(loop, tasks))
+    # This frame does not refer to the tasks: their exceptions may refer to it (CPython 3.13).
+    finishing = _begin_to_finish(loop)
     while not finishing.done():
         # A stop that was asked for earlier ends the loop too early.
         with contextlib.suppress(RuntimeError):
             loop.run_until_complete(finishing)
     finishing.result()
+
+
+def _begin_to_finish(loop: asyncio.AbstractEventLoop) -> "asyncio.Task[None]":
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    return loop.create_task(_finish(loop, tasks))
 
 
 async def _finish(loop: asyncio.AbstractEventLoop, tasks: "set[asyncio.Task[Any]]") -> None:

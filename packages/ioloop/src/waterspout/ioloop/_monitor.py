@@ -24,7 +24,12 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Self
 
-from waterspout.ioloop.scheduling import Scheduler, TimeoutHandle, current_scheduler
+from waterspout.ioloop.scheduling import (
+    Scheduler,
+    TimeoutHandle,
+    current_scheduler,
+    timeout_seconds,
+)
 
 BOUNDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0)
 """The upper bounds of the classes of lag, in seconds; what is more is in one more class."""
@@ -79,12 +84,12 @@ class LoopMonitor:
     Args:
         io_loop: The loop; `None` takes the current one at `start`.
         threshold: Seconds for which the loop must be kept to be called stalled.
-        on_slow: Called on the loop after each stall with the `SlowCallback` (its `count` is 1). An
-            exception it raises is reported by the loop.
+        on_slow: Called on the loop after each stall with the `SlowCallback` (its `count` is 1), in
+            a copy of the context of `start`. An exception it raises is reported by the loop.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `threshold` is not positive and finite.
+        ValueError: If `threshold` is not positive and finite, or more than ten years.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class LoopMonitor:
             raise TypeError(f"threshold must be seconds, not {threshold!r}")
         if not 0 < threshold < float("inf"):
             raise ValueError(f"threshold must be positive and finite, not {threshold!r}")
+        timeout_seconds(threshold, "threshold")
         if on_slow is not None and not callable(on_slow):
             raise TypeError(f"on_slow must be callable, not {on_slow!r}")
         self._io_loop = io_loop
@@ -133,21 +139,26 @@ class LoopMonitor:
         """Start measuring, in the loop's thread. Does nothing if it measures.
 
         Raises:
-            RuntimeError: If no `io_loop` was given and there is no current one.
+            RuntimeError: If no `io_loop` was given and there is no current one, the loop is closed,
+                or no thread can be started.
         """
         if self._scheduler is not None:
             return
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
-        self._arm(scheduler)
-        self._scheduler = scheduler
-        self._stop.clear()
-        self._watcher = threading.Thread(
+        watcher = threading.Thread(
             target=self._watch,
             args=(threading.current_thread(),),
             name="waterspout-monitor",
             daemon=True,
         )
-        self._watcher.start()
+        self._arm(scheduler)
+        self._stop.clear()
+        try:
+            watcher.start()
+        except BaseException:
+            scheduler.remove_timeout(self._timer)
+            raise
+        self._scheduler, self._watcher = scheduler, watcher
 
     def stop(self) -> None:
         """Stop measuring; the statistics stay. Does nothing if it does not measure."""

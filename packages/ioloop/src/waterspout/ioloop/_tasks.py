@@ -49,4 +49,4 @@ class HeldTasks:
             except Exception:
                 self._report(callback)
             finally:
-                del error  # it refers to this frame
+                del error, task  # the exception refers to this frame

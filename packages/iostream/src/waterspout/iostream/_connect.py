@@ -60,7 +60,7 @@ async def connect_tcp(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `port` is no port, or `timeout` is NaN.
+        ValueError: If `port` is no port, or `timeout` is NaN or a number of more than ten years.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If the name cannot be resolved (`socket.gaierror`), or no address can be

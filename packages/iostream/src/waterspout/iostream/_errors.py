@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import pickle
+from typing import Any, Self
 
 
 class StreamClosedError(OSError):
@@ -15,6 +16,8 @@ class StreamClosedError(OSError):
 
     Attributes:
         real_error: What closed the stream; `None` where the other end closed it in good order.
+            When the exception comes from another process, an error that cannot be pickled is
+            represented by an `Exception` with its text.
         partial: What had arrived for the read that failed.
     """
 
@@ -25,13 +28,28 @@ class StreamClosedError(OSError):
         self.partial = partial
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.real_error, self.partial)
+        # By default, the class would be called with the message.
+        state = vars(self) | {"real_error": _picklable(self.real_error)}
+        return _restore, (type(self), self.args), state
+
+    def __copy__(self) -> Self:
+        copied: Self = _restore(type(self), self.args)
+        vars(copied).update(vars(self))
+        return copied
 
 
-def _rebuild(
-    cls: type[StreamClosedError], real_error: BaseException | None, partial: bytes
-) -> StreamClosedError:
-    return cls(real_error, partial=partial)
+def _restore(cls: type[StreamClosedError], args: tuple[Any, ...]) -> Any:
+    error = cls.__new__(cls)
+    error.args = args
+    return error
+
+
+def _picklable(error: BaseException | None) -> BaseException | None:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (made here)
+    except Exception:
+        return Exception(repr(error))
+    return error
 
 
 class UnsatisfiableReadError(Exception):

@@ -168,7 +168,7 @@ class Process:
         Raises:
             TimeoutError: If it still runs when time is up.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         with time_limit(timeout_seconds(timeout)):
             await asyncio.shield(self._exited)

@@ -140,7 +140,7 @@ class StreamServer:
 
         Raises:
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         seconds = timeout_seconds(timeout)
         self._stop_listening()

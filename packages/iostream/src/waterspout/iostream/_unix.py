@@ -47,7 +47,8 @@ async def connect_unix(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `timeout` is NaN, or TLS checks the name of the server and none is given.
+        ValueError: If `timeout` is NaN or a number of more than ten years, or TLS checks the name
+            of the server and none is given.
         TimeoutError: If it took too long.
         ssl.SSLError: If the handshake fails.
         OSError: If it cannot be connected, such as `FileNotFoundError`.

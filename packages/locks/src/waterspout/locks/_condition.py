@@ -119,7 +119,7 @@ class Condition(Held):
         Raises:
             RuntimeError: If another task holds the lock, or tasks of another open loop wait.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         seconds = timeout_seconds(timeout)
         lock = self._lock
@@ -170,7 +170,7 @@ class Condition(Held):
             RuntimeError: As `wait`.
             TypeError: If `predicate` cannot be called, or `timeout` is no number, `timedelta` or
                 `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, not {predicate!r}")

@@ -70,7 +70,7 @@ class Event:
         Raises:
             RuntimeError: If tasks of another open loop wait for it.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if self._set:
             if timeout is not None:

@@ -84,7 +84,7 @@ class Lock(Held):
             TimeoutError: If it was not free in time.
             RuntimeError: If tasks of another open loop wait for it.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             timeout_seconds(timeout)

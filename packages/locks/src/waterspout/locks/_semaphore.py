@@ -74,7 +74,7 @@ class Semaphore(Held):
             TimeoutError: If no permit was free in time.
             RuntimeError: If tasks of another open loop wait for one.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             timeout_seconds(timeout)

@@ -128,7 +128,7 @@ class Queue(HasThreadSide[T]):
             QueueShutDown: If the queue is shut down, or was before there was a place.
             RuntimeError: If tasks of another open loop wait here.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             timeout_seconds(timeout)
@@ -248,7 +248,7 @@ class Queue(HasThreadSide[T]):
                 was one.
             RuntimeError: If tasks of another open loop wait here.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             timeout_seconds(timeout)
@@ -295,7 +295,8 @@ class Queue(HasThreadSide[T]):
 
         Raises:
             TypeError: If an argument is of the wrong kind.
-            ValueError: If `max_items` is not positive, or `timeout` is NaN.
+            ValueError: If `max_items` is not positive, or `timeout` is NaN or a number of more
+                than ten years.
             Exception: As `get`.
         """
         _check_max_items(max_items)
@@ -406,7 +407,7 @@ class Queue(HasThreadSide[T]):
             TimeoutError: If the work was not done in time.
             RuntimeError: If tasks of another open loop wait in `join`.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             timeout_seconds(timeout)

@@ -65,7 +65,7 @@ class ThreadSide(Generic[T]):
             QueueShutDown: If the queue is shut down, or was before there was a place.
             RuntimeError: If the loop has ended, or an event loop runs in this thread.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         queue = self._enter(timeout)
         with self._guard:
@@ -96,7 +96,7 @@ class ThreadSide(Generic[T]):
                 was one.
             RuntimeError: If the loop has ended, or an event loop runs in this thread.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         queue = self._enter(timeout)
         with self._guard:
@@ -137,7 +137,7 @@ class ThreadSide(Generic[T]):
             TimeoutError: If the work was not done in time.
             RuntimeError: If the loop has ended, or an event loop runs in this thread.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         queue = self._enter(timeout)
         with self._guard:

@@ -77,7 +77,8 @@ class Scheduler(ABC):
         Timers run by deadline, and those of one deadline in the order of their creation.
 
         Args:
-            when: A value of `time`, in seconds; one that has passed means the next iteration.
+            when: A value of `time`, in seconds; one that has passed means the next iteration,
+                and infinity never comes.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -87,7 +88,7 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `when` is no number or `callback` cannot be called.
-            ValueError: If `when` is NaN or more than ten years ahead.
+            ValueError: If `when` is NaN, or more than ten years ahead and not infinity.
             RuntimeError: If the loop is closed.
         """
 
@@ -123,11 +124,14 @@ class Scheduler(ABC):
             *args: Its arguments.
 
         Returns:
-            A future of its result. Cancelling it keeps the function from running if it has not
-            started; one that has started runs to its end, and its result is dropped.
+            A future of its result, which is not done yet. It ends as the executor's own future
+            does, but `StopIteration` becomes the cause of a `RuntimeError`. Cancelling it keeps
+            the function from running if it has not started; one that has started runs to its
+            end, and its result is dropped.
 
         Raises:
-            TypeError: If `func` cannot be called, or `executor` is no executor.
+            TypeError: If `func` cannot be called, or `executor` is no executor, or gives no future
+                of `concurrent.futures`.
             RuntimeError: If the executor is shut down or the loop is closed.
         """
 
@@ -141,8 +145,8 @@ class Scheduler(ABC):
         """Run a callback after a delay, as `call_at` does.
 
         Args:
-            delay: Seconds from now, or a `timedelta`; zero or less means the next iteration,
-                and what is longer than ten years means in ten years.
+            delay: Seconds from now, or a `timedelta`; zero or less means the next iteration.
+                Infinity, and a `timedelta` of more than ten years, never come.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -152,7 +156,8 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `delay` is neither or `callback` cannot be called.
-            ValueError: If `delay` is NaN.
+            ValueError: If `delay` is NaN, or a number of more than ten years other than infinity:
+                that looks like a wall-clock deadline.
             RuntimeError: If the loop is closed.
         """
         when = deadline_of_delay(delay, self.time())
@@ -168,7 +173,8 @@ class Scheduler(ABC):
         """Run a callback at a deadline (a number) or after a delay (a `timedelta`).
 
         Args:
-            deadline: A value of `time`, in seconds, or a `timedelta` from now.
+            deadline: A value of `time`, in seconds, or a `timedelta` from now. Infinity, and a
+                `timedelta` of more than ten years, never come.
             callback: A function or coroutine function.
             *args: Its arguments.
             **kwargs: Its keyword arguments.
@@ -178,7 +184,8 @@ class Scheduler(ABC):
 
         Raises:
             TypeError: If `deadline` is neither or `callback` cannot be called.
-            ValueError: If `deadline` is NaN or more than ten years ahead.
+            ValueError: If `deadline` is NaN, or a number more than ten years ahead other than
+                infinity.
             RuntimeError: If the loop is closed.
         """
         if isinstance(deadline, timedelta):
@@ -187,6 +194,8 @@ class Scheduler(ABC):
 
     def add_future(self, future: F, callback: Callable[[F], object]) -> None:
         """Run `callback(future)` on this loop once the future is done, however it ends.
+
+        It runs in a copy of the caller's context, in a later iteration, also if the future is done.
 
         Args:
             future: An asyncio future of any loop, or one of `concurrent.futures`. Its exception,

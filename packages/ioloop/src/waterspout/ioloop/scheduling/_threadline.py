@@ -81,7 +81,7 @@ class ThreadLine(Generic[T]):
         Raises:
             TimeoutError: If it was not served in time.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
             BaseException: What `check` raises.
         """
         guard = self._guard

@@ -32,26 +32,28 @@ class time_limit:  # noqa: N801 (it reads as a statement)
 
     Raises:
         TypeError: If `seconds` is no number, `timedelta` or `None`.
-        ValueError: If `seconds` is NaN.
+        ValueError: If `seconds` is NaN or a number of more than ten years.
         TimeoutError: From the block, in place of the cancellation, when time is up.
         RuntimeError: If it is not entered inside a task, or entered twice.
     """
 
-    __slots__ = ("_expired", "_requests", "_scheduler", "_seconds", "_task", "_timer")
+    __slots__ = ("_entered", "_expired", "_requests", "_scheduler", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: Timeout) -> None:
         self._seconds = timeout_seconds(seconds, "seconds")
+        self._entered = False
         self._expired = False
         self._task: asyncio.Task[Any] | None = None
         self._scheduler: Scheduler | None = None
         self._timer: TimeoutHandle = None
 
     def __enter__(self) -> Self:
-        if self._task is not None:
+        if self._entered:
             raise RuntimeError("time_limit() can be entered only once")
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("time_limit() must be entered inside a task")
+        self._entered = True
         self._task = task
         self._requests = task.cancelling()
         if self._seconds is not None:
@@ -67,11 +69,15 @@ class time_limit:  # noqa: N801 (it reads as a statement)
     ) -> None:
         if self._scheduler is not None:
             self._scheduler.remove_timeout(self._timer)
-        if self._expired:
-            assert self._task is not None
-            others = self._task.uncancel() > self._requests
-            if exc_type is asyncio.CancelledError and not others:
-                raise TimeoutError from exc_val
+        # If the exception becomes the task's, the task must not be found from this frame.
+        task, self._task = self._task, None
+        if not self._expired:
+            return
+        assert task is not None
+        others = task.uncancel() > self._requests
+        del task
+        if exc_type is asyncio.CancelledError and not others:
+            raise TimeoutError from exc_val
 
     def _expire(self) -> None:
         assert self._task is not None

@@ -151,7 +151,7 @@ class WaitQueue(ThreadLine[T]):
             TimeoutError: If it was not served in time.
             RuntimeError: If tasks of another open loop wait here.
             TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN.
+            ValueError: If `timeout` is NaN or a number of more than ten years.
         """
         if timeout is not None:
             return await self._wait_in_time(timeout_seconds(timeout))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+from waterspout.ioloop.testing._errors import PicklableMixin
 from waterspout.ioloop.testing._order import SeededOrder
 from waterspout.ioloop.testing._runs import MAX_TURNS, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, label_of, number_of, place_of
@@ -39,8 +40,10 @@ class Cancellations:
     runs: int
 
 
-class CancelledRunError(AssertionError):
+class CancelledRunError(PicklableMixin, AssertionError):
     """A scenario does not bear to be cancelled somewhere. Its cause is what went wrong.
+
+    Python does not pickle the causes of exceptions: in another process, only the message has it.
 
     Attributes:
         task: The name of the task that was cancelled or timed out.
@@ -110,7 +113,7 @@ def cancel_everywhere(
         CancelledRunError: If a run or a check fails.
         Exception: What the scenario or the check raises even without a cancellation.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `max_turns` is not positive, or `real_wait` negative.
+        ValueError: If `max_turns` is not positive, or `real_wait` no real time to wait.
         RuntimeError: If a loop runs in this thread.
     """
     check_no_loop_runs("cancel_everywhere")
@@ -196,7 +199,10 @@ class _TimedCoroutine:
         return self._resume(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
-        return self._resume(self._coroutine.throw, *error)
+        try:
+            return self._resume(self._coroutine.throw, *error)
+        finally:
+            del error  # its traceback refers to this frame
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._coroutine, name)
@@ -208,6 +214,8 @@ class _TimedCoroutine:
             if self._injector.timed_out():
                 raise TimeoutError from error
             raise
+        finally:
+            del what  # as above
 
 
 cast("Any", Coroutine).register(_TimedCoroutine)
@@ -237,20 +245,23 @@ class _Campaign:
     def run(self) -> None:
         scout = _Injector(None, timeout=False)
         error = self._run(scout)
-        if error is not None:
-            raise error
-        self.points = len(scout.points)
-        for point in scout.points:
-            for timeout in (False, True):
-                injector = _Injector(point, timeout)
-                error = self._run(injector)
-                if not injector.injected:
-                    raise RuntimeError(f"the scenario did not do the same again: no {point}")
-                if error is not None:
-                    where = injector.place
-                    if self._seed is not None:
-                        where += f" (with seed {self._seed})"
-                    raise CancelledRunError(error, injector.label, where) from error
+        try:
+            if error is not None:
+                raise error
+            self.points = len(scout.points)
+            for point in scout.points:
+                for timeout in (False, True):
+                    injector = _Injector(point, timeout)
+                    error = self._run(injector)
+                    if not injector.injected:
+                        raise RuntimeError(f"the scenario did not do the same again: no {point}")
+                    if error is not None:
+                        where = injector.place
+                        if self._seed is not None:
+                            where += f" (with seed {self._seed})"
+                        raise CancelledRunError(error, injector.label, where) from error
+        finally:
+            del error  # its traceback may refer to this frame
 
     def _run(self, injector: _Injector) -> BaseException | None:
         """Run the scenario, and the check, and give what went wrong."""

@@ -45,7 +45,11 @@ class VirtualDescriptor:
 
     @property
     def ready(self) -> int:
-        """What is ready at it: a union of `READ`, `WRITE` and `ERROR`, or nothing."""
+        """What is ready at it: a union of `READ`, `WRITE` and `ERROR`, or nothing.
+
+        Raises:
+            ValueError: If what is assigned is no such union.
+        """
         return self._ready
 
     @ready.setter

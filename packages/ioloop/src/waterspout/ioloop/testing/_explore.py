@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from waterspout.ioloop.testing._errors import PicklableMixin
 from waterspout.ioloop.testing._runs import MAX_TURNS, Main, Run, check_no_loop_runs, check_positive
 from waterspout.ioloop.testing._steps import AnyTask, number_in, ranks_of
 from waterspout.ioloop.testing._trace import Trace
@@ -57,8 +58,10 @@ class Exploration:
     exhaustive: bool
 
 
-class ScheduleError(AssertionError):
+class ScheduleError(PicklableMixin, AssertionError):
     """A scenario fails in some order of its tasks. Its cause is what the scenario raised.
+
+    Python does not pickle the causes of exceptions: in another process, only the message has it.
 
     Attributes:
         schedule: The order, for `explore(scenario, replay=...)`.
@@ -168,12 +171,16 @@ class _Script:
         choices: The ranks of the tasks that could be chosen, at each choice.
         departures: Those that are to come.
         plain: The departures of the same order from the default where nobody sleeps.
+        failed: Whether the run failed. Not how: the exception may refer to a frame that has this.
+        pruned: Whether it was given up, since what followed was tried in another order.
     """
 
     def __init__(self, departures: Departures, independent: Independent | None) -> None:
         self.choices: list[list[int]] = []
         self.departures = departures.copy()
         self.plain: Departures = {}
+        self.failed = False
+        self.pruned = False
         self._independent = independent
         self._asleep: dict[int, AnyTask] = {}
 
@@ -259,8 +266,8 @@ class _Search:
     def replay(self, departures: Departures) -> None:
         """Run one schedule."""
         self._schedules = 1
-        error, script = self._run(departures)
-        if error is not None:
+        script = self._run(departures)
+        if script.failed or script.pruned:
             self._report(script.plain)
 
     def _pass(self, least: int, most: int | None) -> Departures | None:
@@ -278,10 +285,9 @@ class _Search:
                 return None
             choices = self._kept.get(tuple(departures.items())) if self._kept else None
             if choices is None:
-                error, script = self._run(departures)
-                if isinstance(error, _PrunedError):
-                    error, is_new = None, False
-                if error is not None:
+                script = self._run(departures)
+                is_new = is_new and not script.pruned
+                if script.failed:
                     self._schedules += is_new
                     return script.plain
                 choices = script.choices
@@ -299,18 +305,23 @@ class _Search:
                 self._cut = True
         return None
 
-    def _run(self, departures: Departures) -> "tuple[BaseException | None, _Script]":
+    def _run(self, departures: Departures) -> "_Script":
         script = _Script(departures, self._independent)
         observer = None if self._independent is None else script
         error = Run(script, observer, max_turns=self._max_turns).of(self._scenario)
-        if isinstance(error, NondeterministicError):
-            raise error
-        if isinstance(error, _PredicateError):
-            raise error.__cause__ or error
-        if error is None and script.departures:
-            choice = min(script.departures)
-            raise NondeterministicError(f"there was no choice {choice}. {_OTHERWISE}")
-        return error, script
+        try:
+            if isinstance(error, NondeterministicError):
+                raise error
+            if isinstance(error, _PredicateError):
+                raise error.__cause__ or error
+            if error is None and script.departures:
+                choice = min(script.departures)
+                raise NondeterministicError(f"there was no choice {choice}. {_OTHERWISE}")
+            script.pruned = isinstance(error, _PrunedError)
+            script.failed = error is not None and not script.pruned
+            return script
+        finally:
+            del error  # it refers to this frame
 
     def _shorten(self, departures: Departures) -> Departures:
         """Find a schedule with fewer departures that fails, within as many runs as the bound."""
@@ -327,12 +338,16 @@ class _Search:
 
     def _report(self, departures: Departures) -> None:
         trace = Trace()
+        schedule = unparse(departures)
         again = Run(_Script(departures, None), trace, max_turns=self._max_turns).of(self._scenario)
-        if again is None:
-            raise NondeterministicError(
-                f"the scenario failed in schedule {unparse(departures)!r}, but not again"
-            )
-        raise ScheduleError(again, unparse(departures), self._schedules, trace.text()) from again
+        try:
+            if again is None:
+                raise NondeterministicError(
+                    f"the scenario failed in schedule {schedule!r}, but not again"
+                )
+            raise ScheduleError(again, schedule, self._schedules, trace.text()) from again
+        finally:
+            del again  # it may refer to this frame
 
 
 def _children(departures: Departures, choices: list[list[int]]) -> Iterator[Departures]:

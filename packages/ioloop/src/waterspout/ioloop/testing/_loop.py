@@ -28,7 +28,8 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any, TypeVar
 
-from waterspout.ioloop._executors import copy_outcome
+from waterspout.ioloop._executors import done_later
+from waterspout.ioloop.scheduling import timeout_seconds
 from waterspout.ioloop.testing._descriptors import SimulatedSelector, VirtualDescriptor
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._handles import (
@@ -58,6 +59,9 @@ BUSY_TURNS = 1000
 """Turns without a rest that take no time."""
 SECONDS_A_BUSY_TURN = 1e-6
 """What each further one takes, in virtual seconds."""
+
+LONGEST_SELECT = 1e6
+"""Seconds. epoll counts milliseconds in 32 bits."""
 
 
 def _only_real(name: str, what: str) -> Any:
@@ -89,8 +93,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             ready, before time jumps. `None` refuses them.
 
     Raises:
-        TypeError: If both `seed` and `order` are given.
-        ValueError: If `real_wait` is negative.
+        TypeError: If an argument is of the wrong kind, or both `seed` and `order` are given.
+        ValueError: If `real_wait` is negative, NaN, or more than ten years and not infinity.
     """
 
     # Of asyncio's inside, what is used here.
@@ -123,6 +127,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             raise TypeError(f"real_wait must be seconds or None, not {real_wait!r}")
         if real_wait is not None and not real_wait >= 0:
             raise ValueError(f"real_wait must not be negative, not {real_wait!r}")
+        timeout_seconds(real_wait, "real_wait")
         self._now = 0.0
         self._real_wait = real_wait
         self._order = order if seed is None else SeededOrder(seed)
@@ -162,7 +167,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Run a callback when the virtual time has come; of one time, the older first."""
+        """Run a callback when the virtual time has come; of one time, the older first.
+
+        Raises:
+            TypeError: If `when` is no number or `callback` cannot be called.
+            ValueError: If `when` is NaN.
+            RuntimeError: If the loop is closed.
+        """
         self._check_closed()
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
@@ -198,7 +209,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     ) -> "asyncio.Future[T]":
         """Run a function in an executor.
 
-        Executors that complete in the loop's own thread are always welcome.
+        Executors that complete in the loop's own thread are always welcome. The future is not done
+        when it is returned, however fast the executor is.
 
         Raises:
             RuntimeError: If it is a pool of threads or processes, and the loop was made without
@@ -206,20 +218,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """
         self._check_executor(executor, func)
         future = super().run_in_executor(executor, func, *args)
-        if future.done():  # pragma: no cover (from Python 3.14 on, if a thread was faster)
-            future = self._done_later(future)
-        return self._account_for(future)
-
-    def _done_later(  # pragma: no cover (from Python 3.14 on)
-        self, done: "asyncio.Future[T]"
-    ) -> "asyncio.Future[T]":
-        """Give a future that gets an outcome in the next turn, however fast its thread is.
-
-        So it does not depend on that whether the task that awaits it is suspended.
-        """
-        future: asyncio.Future[T] = self.create_future()
-        self.call_soon(copy_outcome, done, future)
-        return future
+        return self._account_for(done_later(future) if future.done() else future)
 
     def _waterspout_offload(
         self, executor: futures.Executor, func: Callable[..., Any]
@@ -332,10 +331,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if self._order is not None or self._observer is not None:
             self._run_in_order(ready)
             return
+        handle: asyncio.Handle | None = None
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()
+        # An exception's traceback may refer to this frame, and the handle's task to the exception.
+        handle = None
 
     def _collect_ready(self) -> None:
         """Queue the callbacks of ready descriptors and of due timers."""
@@ -366,7 +368,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def _wait(self) -> None:
         """Make something happen: from outside, if it may come from there, or by the clock."""
         if self._real_wait is not None and self._may_be_woken():
-            self._process_events(self._selector.select(self._real_wait))
+            self._process_events(self._selector.select(min(self._real_wait, LONGEST_SELECT)))
             if self._ready:
                 return
         if not self._scheduled or self._scheduled[0]._when == math.inf:
@@ -431,6 +433,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
                 observer.before_step(handle.task)
                 handle._run()
                 observer.after_step(handle.task)
+            del handle  # as above
 
     # Inside asyncio: a pipe that wakes the loop exists only where something may come from outside
 

@@ -17,9 +17,6 @@ class SeededOrder:
     Args:
         seed: An integer.
 
-    Attributes:
-        seed: The same.
-
     Raises:
         TypeError: If `seed` is no integer.
     """
@@ -27,8 +24,13 @@ class SeededOrder:
     def __init__(self, seed: int) -> None:
         if not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
-        self.seed: int = seed
+        self._seed = seed
         self._random = random.Random(seed)
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self._seed
 
     def __call__(self, tasks: list[AnyTask]) -> int:
         numbers = [number_of(task) for task in tasks]

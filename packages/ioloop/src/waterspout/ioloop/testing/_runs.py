@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from waterspout.ioloop._lifecycle import cancel_all_tasks
+from waterspout.ioloop._main import error_of, run_until_done
 from waterspout.ioloop.testing._errors import DeadlockError, EndlessError
 from waterspout.ioloop.testing._handles import Order, StepObserver
 from waterspout.ioloop.testing._loop import SimulatedLoop
@@ -88,11 +89,12 @@ class Run:
         loop._observer, loop._wrap, loop._made = self._observer, self._wrap, self._made
         loop._most_turns = self._max_turns
         clean = False
+        error: BaseException | None = None
+        stuck: BaseException | None = None
+        left: list[AnyTask] = []
         try:
             error = self._run_on(loop, main)
             loop._order = loop._observer = loop._wrap = None
-            left: list[AnyTask] = []
-            stuck: BaseException | None = None
             if loop._asyncgens or asyncio.all_tasks(loop):
                 error = error or self._run_on(loop, self._settle)
                 left = sorted(asyncio.all_tasks(loop), key=number_of)
@@ -107,6 +109,7 @@ class Run:
                 error = AssertionError(f"tasks were left running: {names}")
             return error
         finally:
+            del error, stuck, left  # their tracebacks may refer to this frame
             if not clean:
                 self._end_tasks(loop)
             self._made.clear()
@@ -119,16 +122,19 @@ class Run:
         self._reported.append(context)
 
     def _run_on(self, loop: SimulatedLoop, main: Main) -> BaseException | None:
+        task = loop.create_task(main())
         try:
-            task = loop.create_task(main())
-            task.add_done_callback(_stop)
-            loop.run_forever()
-            task.result()
+            run_until_done(loop, task)
         except (KeyboardInterrupt, SystemExit):
             raise
+        except (DeadlockError, EndlessError) as error:
+            return error.with_traceback(None)  # it has only frames of the loop
         except BaseException as error:  # test runners have exceptions that are no Exception
             return error
-        return None
+        else:
+            return error_of(task)
+        finally:
+            del task  # the exception may refer to this frame
 
     async def _settle(self) -> None:
         """Let what is at its end come to it: generators, and tasks that were cancelled."""
@@ -146,7 +152,7 @@ class Run:
         except (DeadlockError, EndlessError) as error:
             for task in asyncio.all_tasks(loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-            return error
+            return error.with_traceback(None)
         return None
 
     def _unexpected(
@@ -166,7 +172,3 @@ class Run:
                 assert failed is not None
                 errors.append(failed)
         return next((one for one in errors if expected is None or not expected(one)), None)
-
-
-def _stop(task: AnyTask) -> None:
-    task.get_loop().stop()

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from waterspout.ioloop.scheduling import timeout_seconds
+
 ROOM = 64 * 1024
 """The default of `Link.room`, in bytes."""
 
@@ -38,6 +40,10 @@ class Link:
         end_after: Bytes after which the sending side ends, and the rest is lost.
         stall_after: Bytes after which nothing arrives any more, until `SimulatedSocket.resume`.
             Of these three, one at most.
+
+    Raises:
+        TypeError: If a value is of the wrong kind.
+        ValueError: If one is out of its range, or several of the last three are given.
     """
 
     latency: Span = 0.0
@@ -50,6 +56,8 @@ class Link:
 
     def __post_init__(self) -> None:
         _check_span("latency", self.latency, 0.0, float)
+        latency = self.latency
+        timeout_seconds(latency[1] if isinstance(latency, tuple) else latency, "latency")
         if self.chunk is not None:
             _check_span("chunk", self.chunk, 1, int)
         if self.bandwidth is not None:

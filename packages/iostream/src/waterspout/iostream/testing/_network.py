@@ -42,14 +42,11 @@ class SimulatedNetwork(Network):
         hosts: The addresses of hosts, by name; several, of both families, if you say so.
         links: How well connections to an address carry bytes, by the address as a string.
         unreachable: The addresses, as strings, from which no answer ever comes.
-        connections: Every connection that was made, as the sockets of the two ends: who
-            connected, and who accepted.
-        loop: The loop that it is on.
         dice: What is drawn is drawn from this.
 
     Raises:
         TypeError: If `link` is no `Link`.
-        RuntimeError: If no simulated loop is running.
+        RuntimeError: If no simulated loop is running; from the block, if the loop has a network.
     """
 
     def __init__(self, link: Link = Link(), *, seed: int = 0) -> None:  # noqa: B008 (frozen)
@@ -58,16 +55,26 @@ class SimulatedNetwork(Network):
         loop = asyncio._get_running_loop()
         if not isinstance(loop, SimulatedLoop):
             raise RuntimeError(f"a SimulatedNetwork needs a running SimulatedLoop, not {loop!r}")
-        self.loop: SimulatedLoop = loop
+        self._loop = loop
         self.dice: random.Random = random.Random(seed)
         self.hosts: dict[str, list[str]] = {}
         self.links: dict[str, Link] = {}
         self.unreachable: set[str] = set()
-        self.connections: list[tuple[SimulatedSocket, SimulatedSocket]] = []
+        self._connections: list[tuple[SimulatedSocket, SimulatedSocket]] = []
         self._link = link
         self._bound: dict[tuple[str, int], SimulatedSocket] = {}
         self._scheduler: Any = None
         self._timers: set[asyncio.TimerHandle] = set()
+
+    @property
+    def loop(self) -> SimulatedLoop:
+        """The loop that it is on."""
+        return self._loop
+
+    @property
+    def connections(self) -> list[tuple[SimulatedSocket, SimulatedSocket]]:
+        """Every connection that was made, the sockets of the two ends: the client's comes first."""
+        return self._connections
 
     def __enter__(self) -> Self:
         self._scheduler = current_scheduler()
@@ -92,13 +99,18 @@ class SimulatedNetwork(Network):
 
         Args:
             link: How well they carry bytes; by default as the network does.
+
+        Raises:
+            TypeError: If `link` is no `Link`.
         """
+        if link is not None and not isinstance(link, Link):
+            raise TypeError(f"link must be a Link or None, not {link!r}")
         ends = self.new_socket(_socket.AF_INET), self.new_socket(_socket.AF_INET)
         for end in ends:
             end._name = self.bind(end, None)
         ends[0].join(ends[1], self._link if link is None else link)
         ends[1]._peer_name = ends[0]._name
-        self.connections.append(ends)
+        self._connections.append(ends)
         for end in ends:
             end.update()
         return ends
@@ -109,9 +121,18 @@ class SimulatedNetwork(Network):
         Args:
             link: How well they carry bytes; by default as the network does.
             **kwargs: What the streams take.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If the streams refuse an argument.
         """
         left, right = self.socketpair(link)
-        return IOStream(left, **kwargs), IOStream(right, **kwargs)
+        try:
+            return IOStream(left, **kwargs), IOStream(right, **kwargs)
+        except BaseException:
+            left.close()
+            right.close()
+            raise
 
     # What the code under test asks for
 
@@ -209,7 +230,7 @@ class SimulatedNetwork(Network):
         accepted = self.new_socket(listener.family)
         accepted._name, accepted._peer_name = address, socket.getsockname()
         socket.join(accepted, link)
-        self.connections.append((socket, accepted))
+        self._connections.append((socket, accepted))
         listener.queue(accepted)
         accepted.update()
         self.at(then, socket.be_connected)

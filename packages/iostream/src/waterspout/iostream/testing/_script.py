@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from waterspout.ioloop.scheduling import READ, WRITE, Reactor, current_scheduler
+from waterspout.ioloop.scheduling import (
+    READ,
+    WRITE,
+    Reactor,
+    current_scheduler,
+    settle,
+    timeout_seconds,
+)
 from waterspout.iostream._buffer import BytesLike
 from waterspout.iostream._checks import bytes_view
 from waterspout.iostream._connect import check_port
@@ -54,6 +60,8 @@ class ScriptedPeer:
         ScriptError: At the end of the block, if the other end did anything else than the script
             expects: other bytes, more of them, fewer, or an end.
         TypeError: If an argument is of the wrong kind.
+        ValueError: If `port` is no port.
+        RuntimeError: If the block is entered twice, or a step is added once it was entered.
     """
 
     def __init__(
@@ -85,7 +93,11 @@ class ScriptedPeer:
     # The script
 
     def expect(self, data: BytesLike) -> Self:
-        """Wait for exactly these bytes."""
+        """Wait for exactly these bytes.
+
+        Raises:
+            TypeError: If `data` is not bytes-like.
+        """
         expected = bytes(bytes_view("data", data))
         return self._add(f"expect {expected!r}", lambda socket: self._expect(socket, expected))
 
@@ -94,16 +106,26 @@ class ScriptedPeer:
         return self._add("expect the end", self._expect_end)
 
     def send(self, data: BytesLike) -> Self:
-        """Send these bytes."""
+        """Send these bytes.
+
+        Raises:
+            TypeError: If `data` is not bytes-like.
+        """
         sent = bytes(bytes_view("data", data))
         return self._add(f"send {sent!r}", lambda socket: self._send(socket, sent))
 
     def wait(self, seconds: float) -> Self:
-        """Do nothing for so many seconds."""
+        """Do nothing for so many seconds.
+
+        Raises:
+            TypeError: If `seconds` is no number.
+            ValueError: If it is negative, NaN, or more than ten years and not infinity.
+        """
         if not isinstance(seconds, int | float):
             raise TypeError(f"seconds must be a number, not {seconds!r}")
         if not seconds >= 0:
             raise ValueError(f"seconds must not be negative, not {seconds!r}")
+        timeout_seconds(seconds, "seconds")
         return self._add(f"wait {seconds} s", lambda socket: asyncio.sleep(seconds))
 
     def end(self) -> Self:
@@ -268,18 +290,13 @@ class ScriptedPeer:
         return f"in step {self._at} of {len(steps)}, {text}"
 
 
-def _settle(future: "asyncio.Future[None]") -> None:
-    with contextlib.suppress(asyncio.InvalidStateError):  # its task was cancelled
-        future.set_result(None)
-
-
 async def _ready(socket: SimulatedSocket, events: int) -> None:
     """Wait until something can be done with a socket."""
     reactor = current_scheduler()
     assert isinstance(reactor, Reactor)
     future: asyncio.Future[None] = reactor.create_future()
 
-    reactor.add_handler(socket, lambda _, what: _settle(future), events)
+    reactor.add_handler(socket, lambda _, what: settle(future, None), events)
     try:
         await future
     finally:

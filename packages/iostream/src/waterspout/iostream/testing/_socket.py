@@ -29,7 +29,11 @@ def os_error(code: int) -> OSError:
 
 
 class SimulatedSocket(_socket.socket):
-    """A TCP socket of a `SimulatedNetwork`, which makes it."""
+    """A TCP socket of a `SimulatedNetwork`, which makes it.
+
+    Its methods raise `OSError` where those of a non-blocking socket do on Linux, also once it is
+    closed.
+    """
 
     _is_plain = True  # whichever method moves bytes, they are the same
 
@@ -85,7 +89,11 @@ class SimulatedSocket(_socket.socket):
         return self._descriptor.fileno() if self._open else -1
 
     def setblocking(self, flag: bool, /) -> None:
-        """It never blocks."""
+        """Do nothing, since it never blocks.
+
+        Raises:
+            ValueError: If `flag` is true.
+        """
         if flag:
             raise ValueError("flag must be False: a simulated socket cannot block")
 
@@ -122,11 +130,16 @@ class SimulatedSocket(_socket.socket):
         return False
 
     def settimeout(self, value: float | None, /) -> None:
-        """It never blocks."""
-        self.setblocking(value != 0)
+        """Do nothing, since it never blocks.
+
+        Raises:
+            ValueError: If `value` is not 0.
+        """
+        if value != 0:
+            raise ValueError(f"value must be 0, not {value!r}: a simulated socket cannot block")
 
     def gettimeout(self) -> float:
-        """None, as it never blocks."""
+        """Give 0.0, which means that it never blocks."""
         return 0.0
 
     # The ends of a connection
