@@ -453,10 +453,14 @@ def test_threads_notice_that_the_loop_was_collected(ready):
     watch = weakref.ref(loop)
     del loop
 
+    def is_closed():
+        loop = watch()
+        return loop is None or loop.is_closed()
+
     def collect():
         for _ in range(50):  # until each thread has looked, and let go of it
             gc.collect()
-            if (loop := watch()) is None or loop.is_closed():
+            if is_closed():
                 break
             time.sleep(0.1)
 
