@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
+from waterspout.concurrent._jobs import run_in_executor
 from waterspout.ioloop.scheduling import Scheduler, current_scheduler
 
 P = ParamSpec("P")
@@ -138,7 +139,7 @@ class _Decorated:
             return self._call_method(*args, **kwargs)
         if kwargs or self._io_loop is not None or type(executor) is not ThreadPoolExecutor:
             return self._submit(executor, args, kwargs)
-        return current_scheduler().run_in_executor(executor, self.__wrapped__, *args)
+        return run_in_executor(current_scheduler(), executor, self.__wrapped__, *args)
 
     def _call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         executor: Any = self._executor
@@ -159,7 +160,7 @@ class _Decorated:
         call = self.__wrapped__ if type(executor) is ThreadPoolExecutor else self._job
         if kwargs:
             call = functools.partial(call, **kwargs)
-        return scheduler.run_in_executor(executor, call, *args)
+        return run_in_executor(scheduler, executor, call, *args)
 
 
 class _Job:
