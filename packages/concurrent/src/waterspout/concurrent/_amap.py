@@ -30,7 +30,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
 from waterspout.concurrent._jobs import Call, run_in_executor
-from waterspout.ioloop.scheduling import current_scheduler, fail
+from waterspout.ioloop.scheduling import current_scheduler, fail, settle
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -212,7 +212,8 @@ class _Work(Generic[R]):
         self._unordered = 0  # how many are running that are not among the open yet
         self._pulling: asyncio.Future[Any] | None = None
         self._exhausted = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # for the next result
+        self._enders: list[asyncio.Future[None]] = []  # who wait until nothing runs
         self._is_awaited = False
 
     def check_alone(self) -> None:
@@ -294,6 +295,8 @@ class _Work(Generic[R]):
             self._open.append(task)
         else:
             self._unordered += 1
+        # The traceback of what was raised already refers to this frame.
+        del awaitable, task
 
     def _start(
         self,
@@ -324,6 +327,10 @@ class _Work(Generic[R]):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self._enders and not self._running:
+            for ender in self._enders:
+                settle(ender, None)
+            self._enders.clear()
 
     def cancel(self) -> None:
         """Cancel what runs; from any thread, since the garbage collector may call it there."""
@@ -363,14 +370,20 @@ class _Work(Generic[R]):
 
     def _closed(self, closing: "asyncio.Future[Any]") -> None:
         self._running.pop(closing, None)
+        self._wake()
 
     async def _until_idle(self) -> asyncio.CancelledError | None:
-        """Wait until nothing runs; give the last cancellation meanwhile."""
+        """Wait until nothing runs; give the last cancellation meanwhile.
+
+        Not by `asyncio.wait`, in whose frame, on Python 3.15, the task that waits refers to itself.
+        """
         cancelled: asyncio.CancelledError | None = None
         try:
             while self._running:
+                ender = current_scheduler().create_future()
+                self._enders.append(ender)
                 try:
-                    await asyncio.wait(list(self._running))
+                    await ender
                 except asyncio.CancelledError as error:
                     cancelled = error
             return cancelled

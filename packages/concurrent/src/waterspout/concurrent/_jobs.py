@@ -3,6 +3,10 @@
 The future that `Scheduler.run_in_executor` returns is cancelled at once, whether its function runs
 or not. So whoever must wait for a function to end needs the executor's own future, the job: that
 can be cancelled only if the function has not begun, and is done when it has ended.
+
+An executor may run a function before `submit` returns (`DummyExecutor`). The traceback of what that
+raises refers to all frames below, so none of these may end with a reference to a future that has
+the exception.
 """
 
 from __future__ import annotations
@@ -48,9 +52,11 @@ class Call:
             `None` if that is nothing special. For a function on an executor that nobody knows,
             the loop's default, something that does nothing, so that it is waited for.
         """
-        if self._future is None or self._future is not awaitable:
+        future, job = self._future, self._job
+        self._future = self._job = None
+        if future is None or future is not awaitable:
             return None
-        return _do_nothing if self._job is None else self._job.cancel
+        return _do_nothing if job is None else job.cancel
 
 
 def _do_nothing() -> None:
@@ -77,7 +83,11 @@ def run_in_executor(
     recorder = _Recorder(executor)
     future = scheduler.run_in_executor(recorder, func, *args)
     call.note(future, recorder.job)
-    return future
+    recorder.job = None
+    try:
+        return future
+    finally:
+        del future
 
 
 class _Recorder(concurrent.futures.Executor):
@@ -98,5 +108,8 @@ class _Recorder(concurrent.futures.Executor):
             executor, _InterpreterPoolExecutor
         ):  # context variables go along, as the scheduler would have it
             fn = functools.partial(contextvars.copy_context().run, fn)
-        self.job = executor.submit(fn, *args, **kwargs)
-        return self.job
+        job = self.job = executor.submit(fn, *args, **kwargs)
+        try:
+            return job
+        finally:
+            del job

@@ -61,6 +61,7 @@ async def with_timeout(
             awaited.
         ValueError: If `timeout` is NaN or a number of more than ten years.
     """
+    result: T
     foreign = False
     if not isinstance(future, asyncio.Future):
         foreign = isinstance(future, concurrent.futures.Future)
@@ -71,7 +72,8 @@ async def with_timeout(
         if not cancel:
             return await _leave_running(seconds, future, foreign)
         if seconds is None or (isinstance(future, asyncio.Future) and future.done()):
-            return await future
+            result = await future
+            return result
         if not isinstance(future, asyncio.Future):
             with time_limit(seconds):
                 return await future
@@ -83,13 +85,14 @@ async def with_timeout(
         scheduler = current_scheduler()
         timer = scheduler.call_later(seconds, _expire, future, expired)
         try:
-            return await future
+            result = await future
         except asyncio.CancelledError as error:
             if expired and task.cancelling() <= requests:
                 raise TimeoutError from error
             raise
         finally:
             scheduler.remove_timeout(timer)
+        return result
     except GeneratorExit:
         if foreign:
             _leave(future)
