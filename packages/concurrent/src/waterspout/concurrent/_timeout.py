@@ -56,7 +56,7 @@ async def with_timeout(
         asyncio.CancelledError: If the caller was cancelled, or `future` was.
         BaseException: What it raised. `StopIteration` of a future of `concurrent.futures` becomes
             a `RuntimeError` that it is the cause of.
-        RuntimeError: If it has to wait and is not awaited in a task.
+        RuntimeError: If it is not awaited in a task, and has a timeout for what is not done.
         TypeError: If `timeout` is no number, `timedelta` or `None`, or `future` cannot be
             awaited.
         ValueError: If `timeout` is NaN or a number of more than ten years.

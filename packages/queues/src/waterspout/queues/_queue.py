@@ -297,7 +297,9 @@ class Queue(HasThreadSide[T]):
             TypeError: If an argument is of the wrong kind.
             ValueError: If `max_items` is not positive, or `timeout` is NaN or a number of more
                 than ten years.
-            Exception: As `get`.
+            TimeoutError: If there was no item in time.
+            QueueShutDown: As from `get`.
+            RuntimeError: If tasks of another open loop wait here.
         """
         _check_max_items(max_items)
         first = await self.get(timeout)

@@ -75,7 +75,16 @@ class ThreadSide(Generic[T]):
                 queue._put_in_turn(item, place)
 
     def put_nowait(self, item: T) -> None:
-        """Add an item; see `Queue.put_nowait`."""
+        """Add an item; see `Queue.put_nowait`.
+
+        Args:
+            item: Anything.
+
+        Raises:
+            QueueFull: If there is no place for it.
+            QueueShutDown: If the queue is shut down.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue._put_or_raise(item)
@@ -106,13 +115,26 @@ class ThreadSide(Generic[T]):
             return queue._get_in_turn(queue._getters.wait_in_thread(timeout, self._check_open))
 
     def get_nowait(self) -> T:
-        """Take the next item; see `Queue.get_nowait`."""
+        """Take the next item; see `Queue.get_nowait`.
+
+        Returns:
+            The item.
+
+        Raises:
+            QueueEmpty: If there is none.
+            QueueShutDown: If there is none and the queue is shut down.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             return self._queue._get_or_raise()
 
     def __iter__(self) -> Iterator[T]:
-        """Take items until the queue is shut down and empty."""
+        """Take items until the queue is shut down and empty.
+
+        Raises:
+            RuntimeError: As `get`.
+        """
         while True:
             try:
                 item = self.get()
@@ -121,7 +143,12 @@ class ThreadSide(Generic[T]):
             yield item
 
     def task_done(self) -> None:
-        """Say that the work on one item is done; see `Queue.task_done`."""
+        """Say that the work on one item is done; see `Queue.task_done`.
+
+        Raises:
+            ValueError: If it was called more often than items were put in.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue.task_done()
@@ -146,7 +173,14 @@ class ThreadSide(Generic[T]):
                 queue._joiners.wait_in_thread(timeout, self._check_open)
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Take no more items; see `Queue.shutdown`."""
+        """Take no more items; see `Queue.shutdown`.
+
+        Args:
+            immediate: Whether to drop what is in the queue.
+
+        Raises:
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue.shutdown(immediate)

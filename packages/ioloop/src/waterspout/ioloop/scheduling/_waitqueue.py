@@ -228,7 +228,10 @@ class WaitQueue(ThreadLine[T]):
         return waiter
 
     def abandon(self, waiter: "Waiter") -> None:
-        """Leave the line, or give back what one was served. To be called where that is handled.
+        """Leave the line, or give back what one was served.
+
+        Call it while the exception is handled that came out of awaiting it: if a coroutine is
+        being closed in another thread than its loop's, this happens in that, a little later.
 
         Args:
             waiter: What `join` gave, and what raised when it was awaited.
