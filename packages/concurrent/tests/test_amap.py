@@ -249,9 +249,11 @@ async def test_what_an_executor_has_not_begun_is_cancelled():
             while not begun:
                 await asyncio.sleep(0.001)
             waiting.cancel()
+            await asyncio.sleep(0.01)
+            assert not waiting.done()  # what has begun is waited for
+            go_on.set()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            go_on.set()
     assert begun == [0]
 
 

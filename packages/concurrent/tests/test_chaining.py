@@ -159,7 +159,7 @@ async def test_what_a_future_of_asyncio_cannot_hold():
     a, b = concurrent.futures.Future(), new_asyncio()
     chain_future(a, b)
     a.set_exception(StopIteration(5))
-    with pytest.raises(RuntimeError, match="came to a StopIteration"):
+    with pytest.raises(RuntimeError, match="a future cannot hold StopIteration"):
         await b
 
 

@@ -659,19 +659,33 @@ async def test_a_guard_may_come_while_tasks_wait():
     assert ends == [True] * 4
 
 
-async def test_threads_may_be_told_of_an_error():
-    room = Room()
-    thread = asyncio.create_task(asyncio.to_thread(room.wait_in_thread))
-    await room.has(1)
-    task = asyncio.create_task(room.wait())
+async def test_threads_look_whether_it_still_makes_sense_to_wait():
+    room, over = Room(), []
+
+    def check():
+        if over:
+            raise ZeroDivisionError("over")
+
+    def wait():
+        with room.guard:
+            return room.queue.wait_in_thread(check=check)
+
+    threads = [asyncio.create_task(asyncio.to_thread(wait)) for _ in range(2)]
     await room.has(2)
+    task = asyncio.create_task(room.wait())
+    await room.has(3)
     with room.guard:
-        room.queue.fail_threads(ZeroDivisionError("over"))
-    with pytest.raises(ZeroDivisionError, match="over"):
-        await thread
+        room.queue.check_threads()  # and they wait on, at their places
+        room.queue.check_threads()
+    over.append(True)
+    with room.guard:
+        room.queue.check_threads()
+        assert room.queue.wake("x")  # who is served has that, whatever the check would say
+    outcomes = await asyncio.gather(*threads, return_exceptions=True)
+    assert sorted(map(str, outcomes)) == ["over", "x"]
     assert len(room.queue) == 1
-    room.wake("x")
-    assert await task == "x"
+    room.wake("y")
+    assert await task == "y"
 
 
 async def test_a_guarded_task_that_is_cancelled_leaves_the_line():

@@ -212,6 +212,45 @@ async def test_who_timed_out_and_is_cancelled_then_has_no_notification_to_pass_o
     assert await second
 
 
+@pytest.mark.parametrize("timeout", [0, -1])
+async def test_wait_of_no_time_lets_others_have_the_lock(timeout):
+    condition, seen = Condition(), []
+
+    async def hold(name):
+        async with condition:
+            seen.append(name)
+            await asyncio.sleep(0)
+
+    async with condition:
+        tasks = [asyncio.create_task(hold(name)) for name in "ab"]
+        await settle()
+        assert await condition.wait(timeout) is False
+        assert seen == ["a", "b"]
+        assert condition.statistics().lock.holder == asyncio.current_task().get_name()
+        yielded = []
+        asyncio.get_running_loop().call_soon(yielded.append, True)
+        assert await condition.wait(timeout) is False
+        assert yielded == []  # nobody wanted it
+        assert condition.locked()
+    await asyncio.wait(tasks)
+    assert await condition.wait(timeout) is False
+    assert not condition.locked()
+
+
+async def test_wait_for_in_no_time_looks_again_after_others_had_the_lock():
+    condition, stock = Condition(), []
+
+    async def fill():
+        async with condition:
+            stock.append(1)
+
+    async with condition:
+        task = asyncio.create_task(fill())
+        await settle()
+        assert await condition.wait_for(lambda: list(stock), 0) == [1]
+    await task
+
+
 @virtual
 async def test_wait_for_a_predicate(waterspout_simulated_loop):
     loop = waterspout_simulated_loop

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop.testing import simulate
-from waterspout.locks import BoundedSemaphore, Event, Lock, Semaphore
+from waterspout.locks import BoundedSemaphore, Event, Lock, LockStatistics, Semaphore
 
 everywhere = pytest.mark.waterspout("asyncio", "uvloop", "threaded", "simulated")
 virtual = pytest.mark.waterspout("simulated")
@@ -265,6 +265,33 @@ async def test_statistics_tell_the_state():
     lock.release()
     await asyncio.gather(*tasks)
     assert event.statistics().is_set
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_statistics_name_the_holder_that_had_waited_and_nobody_after_it(by_hand):
+    lock, seen = Lock(), []
+
+    async def in_block():
+        async with lock:
+            seen.append(lock.statistics().holder)
+
+    async def hold():
+        await lock.acquire()
+        seen.append(lock.statistics().holder)
+        lock.release()
+
+    await lock.acquire()
+    assert lock.statistics().holder is None  # not known, since it had not to wait
+    tasks = [asyncio.create_task(hold() if by_hand else in_block(), name=name) for name in "ab"]
+    await settle()
+    lock.release()
+    assert lock.statistics().holder is None  # it has not resumed
+    await asyncio.wait(tasks)
+    assert seen == ["a", "b"]
+    assert lock.statistics() == LockStatistics(locked=False, holder=None, waiters=0)
+    await lock.acquire()
+    assert lock.statistics().holder is None
+    lock.release()
 
 
 async def test_reprs_tell_the_state():

@@ -594,3 +594,22 @@ def test_dropping_what_is_there_compares_nothing():
         queue.put_nowait(item)
     queue.shutdown(immediate=True)
     assert queue.empty()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+async def test_get_many_takes_so_many_and_leaves_the_rest(count):
+    queue = Queue()
+    for number in range(4):
+        queue.put_nowait(number)
+    assert await queue.get_many(count) == list(range(4))[:count]
+    assert queue.qsize() == max(0, 4 - count)
+
+
+async def test_get_many_of_one_that_had_to_wait_leaves_what_came_behind():
+    queue = Queue()
+    getting = asyncio.create_task(queue.get_many(1))
+    await asyncio.sleep(0)
+    for number in range(3):
+        queue.put_nowait(number)
+    assert await getting == [0]
+    assert [queue.get_nowait(), queue.get_nowait()] == [1, 2]

@@ -4,9 +4,12 @@ import asyncio
 import gc
 import random
 import threading
+import time
+import weakref
 
 import pytest
 
+from waterspout.ioloop import IOLoop
 from waterspout.queues import PriorityQueue, Queue, QueueEmpty, QueueFull, QueueShutDown
 
 
@@ -349,3 +352,190 @@ async def test_asked_for_in_a_thread_it_raises_and_touches_nothing():
         await asyncio.to_thread(ask)
     await queue.put("item")
     assert await got == "item"
+
+
+# The end of the loop
+
+
+def begin_to_wait(loop, ready):
+    """Let threads wait in the sides of queues of a loop, and give what becomes of them."""
+    outcomes = []
+
+    def wait(call, *args):
+        try:
+            outcomes.append(call(*args))
+        except RuntimeError as error:
+            outcomes.append(str(error))
+
+    async def main():
+        empty, full, unfinished = Queue(), Queue(1), Queue()
+        full.put_nowait("x")
+        unfinished.put_nowait("x")
+        calls = [(empty.threadside.get,), (full.threadside.put, "y"), (unfinished.threadside.join,)]
+        threads = [threading.Thread(target=wait, args=call, daemon=True) for call in calls]
+        for thread in threads:
+            thread.start()
+        for queue, who in ((empty, "getters"), (full, "putters"), (unfinished, "joiners")):
+            await waits(queue, 1, who)
+        await ready(empty)
+        return threads
+
+    return loop.run_until_complete(main()), outcomes
+
+
+def all_have_ended(threads, outcomes):
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert outcomes == ["the event loop of the queue has ended"] * 3
+
+
+async def nothing(queue):
+    pass
+
+
+async def a_task_has_waited(queue):
+    """The queue belongs to the loop since."""
+    waiting = asyncio.create_task(queue.get())
+    await waits(queue, 2)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+READY = pytest.mark.parametrize("ready", [nothing, a_task_has_waited])
+
+
+def new_loops():
+    factories = [asyncio.new_event_loop]
+    try:
+        import uvloop
+    except ImportError:
+        pass
+    else:
+        factories.append(uvloop.new_event_loop)
+    return factories
+
+
+LOOPS = pytest.mark.parametrize("new_loop", new_loops())
+
+
+@pytest.mark.slow
+@LOOPS
+@READY
+def test_threads_notice_that_the_loop_is_closed_by_hand(new_loop, ready):
+    loop = new_loop()
+    threads, outcomes = begin_to_wait(loop, ready)
+    loop.close()
+    all_have_ended(threads, outcomes)
+
+
+@pytest.mark.slow
+@LOOPS
+def test_threads_notice_that_the_loop_is_closed_after_an_exception(new_loop):
+    loop = new_loop()
+    threads, outcomes = begin_to_wait(loop, nothing)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    loop.call_soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.close()
+    all_have_ended(threads, outcomes)
+
+
+@pytest.mark.slow
+@READY
+def test_threads_notice_that_the_loop_was_collected(ready):
+    loop = asyncio.new_event_loop()
+    threads, outcomes = begin_to_wait(loop, ready)
+    watch = weakref.ref(loop)
+    del loop
+
+    def is_closed():
+        loop = watch()
+        return loop is None or loop.is_closed()
+
+    def collect():
+        for _ in range(50):  # until each thread has looked, and let go of it
+            gc.collect()
+            if is_closed():
+                break
+            time.sleep(0.1)
+
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        collect()
+    all_have_ended(threads, outcomes)
+
+
+@pytest.mark.parametrize("shut_down", ["run", "runner", "ioloop"])
+def test_threads_are_told_at_once_by_a_loop_that_is_shut_down(shut_down, monkeypatch):
+    monkeypatch.setattr("waterspout.ioloop.scheduling._threadline.CHECK_INTERVAL", 60)
+    if shut_down == "ioloop":
+        io_loop = IOLoop(make_current=False)
+        threads, outcomes = begin_to_wait(io_loop.asyncio_loop, nothing)
+        io_loop.close()
+    else:
+        with asyncio.Runner() as runner:
+            threads, outcomes = begin_to_wait(runner.get_loop(), nothing)
+    all_have_ended(threads, outcomes)
+
+
+def test_a_thread_waits_for_a_loop_that_is_stopped_and_may_run_again(monkeypatch):
+    monkeypatch.setattr("waterspout.ioloop.scheduling._threadline.CHECK_INTERVAL", 0.001)
+    loop, got = asyncio.new_event_loop(), []
+    queue = Queue()
+
+    async def side():
+        return queue.threadside
+
+    thread = threading.Thread(
+        target=lambda side: got.append(side.get()), args=[loop.run_until_complete(side())]
+    )
+    thread.start()
+    asyncio.run(waits(queue, 1))
+    loop.run_until_complete(queue.put("item"))
+    thread.join(10)
+    assert got == ["item"]
+    loop.close()
+
+
+def test_in_the_executor_of_the_loop_it_does_not_hold_up_its_end():
+    async def main():
+        side = Queue().threadside
+        waiting = asyncio.get_running_loop().run_in_executor(None, outcome, side.get)
+        await waits(side._queue, 1)
+        return waiting
+
+    def outcome(call):
+        try:
+            call()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    errors = []
+    asyncio.run(main())
+    assert errors == ["the event loop of the queue has ended"]
+
+
+def test_a_thread_keeps_its_place_and_its_time_while_it_looks(monkeypatch):
+    monkeypatch.setattr("waterspout.ioloop.scheduling._threadline.CHECK_INTERVAL", 0.001)
+
+    async def main():
+        queue = Queue()
+        side = queue.threadside
+        with pytest.raises(TimeoutError):
+            await in_thread(side.get, 0.02)
+        first = asyncio.create_task(in_thread(side.get, 60))
+        await waits(queue, 1)
+        second = asyncio.create_task(queue.get())
+        await waits(queue, 2)
+        third = asyncio.create_task(in_thread(side.get))
+        await waits(queue, 3)
+        await asyncio.sleep(0.01)  # they look some times
+        for task in (first, second, third):
+            queue.put_nowait(task)
+            assert await task is task
+
+    asyncio.run(main())

@@ -4,6 +4,10 @@ An item is *open* from when it is taken from the source to when its result is gi
 at most `limit` open ones, so a slow consumer holds the source back. The work is done by one task an
 item. The iterator that a user holds is a shell around `_Work`, to which the tasks belong: so an
 iterator that is dropped is noticed, and ends them.
+
+A function that runs on an executor cannot be cancelled. The future that stands for it can, and
+would be done at once. So, where the function's `Call` knows better, not the future is cancelled but
+the executor's job, which is done when the function has ended.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from collections.abc import (
 from types import CoroutineType, TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
-from waterspout.ioloop.scheduling import current_scheduler
+from waterspout.concurrent._jobs import Call, run_in_executor
+from waterspout.ioloop.scheduling import current_scheduler, fail, settle
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,8 +73,13 @@ def amap(
 
     The first exception, of the function or of the source, stops it: nothing new is begun, what runs
     is cancelled and waited for, and the exception is raised, in its item's place where the results
-    are ordered. So does cancelling a task that waits for a result, and leaving the block. An
-    iterator that is dropped without a block cancels what runs.
+    are ordered. So does cancelling a task that waits for a result, and leaving the block, in any
+    way. An iterator that is dropped without a block cancels what runs.
+
+    What runs on an executor (`executor`, or that of `run_on_executor`) cannot be cancelled: it runs
+    to its end, and is waited for, however often the task that waits is cancelled; what the executor
+    has not begun is dropped. A coroutine function that awaits such a thing itself is cancelled, and
+    does not wait for it.
 
     Args:
         func: A coroutine function, or one that returns an awaitable; with an executor, a plain
@@ -78,7 +88,7 @@ def amap(
             generator, it is closed in the end.
         limit: How many items may be open at a time.
         ordered: Whether results come in the order of the items; else as they are ready.
-        executor: Where to run `func`. What it has begun there runs to its end in any case.
+        executor: Where to run `func`.
 
     Returns:
         An asynchronous iterator.
@@ -109,7 +119,7 @@ def amap(
 def _on_executor(
     executor: concurrent.futures.Executor, func: Callable[[Any], R], item: Any
 ) -> "asyncio.Future[R]":
-    return current_scheduler().run_in_executor(executor, func, item)
+    return run_in_executor(current_scheduler(), executor, func, item)
 
 
 class AsyncMap(AsyncIterator[R]):
@@ -131,11 +141,14 @@ class AsyncMap(AsyncIterator[R]):
 
         Raises:
             StopAsyncIteration: If there are no more.
-            RuntimeError: If another task waits for a result.
-            Exception: What `func` or the source raised.
+            RuntimeError: If another task waits for a result, or `func` raised `StopIteration` or
+                `StopAsyncIteration`, which is its cause.
+            TypeError: If what `func` returned cannot be awaited.
+            BaseException: What `func` or the source raised.
         """
         work = self._work
         work.check_alone()
+        task: asyncio.Future[R] | None = None
         try:
             task = work.ready() or await work.next()
             if task is not None:
@@ -146,11 +159,20 @@ class AsyncMap(AsyncIterator[R]):
         except BaseException:
             await self.aclose()
             raise
+        finally:
+            del task  # the exception that it has refers to this frame
         await self.aclose()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Cancel what runs, and wait for its end. Iterating over it ends."""
+        """Cancel what runs, and wait for its end. Iterating over it ends.
+
+        However often it is cancelled meanwhile; that is raised at last.
+
+        Raises:
+            BaseException: What the source raised as it was closed, if it is an asynchronous
+                generator.
+        """
         await self._work.end()
 
     async def __aenter__(self) -> Self:
@@ -184,12 +206,14 @@ class _Work(Generic[R]):
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs
         self._limit = limit
         self._ordered = ordered
-        self._running: set[asyncio.Future[Any]] = set()  # also the one that asks the source
+        # Also the one that asks the source; and how to cancel them, if that is special.
+        self._running: dict[asyncio.Future[Any], Callable[[], object] | None] = {}
         self._open: deque[asyncio.Future[R]] = deque()  # in order: begun, or else done
         self._unordered = 0  # how many are running that are not among the open yet
         self._pulling: asyncio.Future[Any] | None = None
         self._exhausted = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # for the next result
+        self._enders: list[asyncio.Future[None]] = []  # who wait until nothing runs
         self._is_awaited = False
 
     def check_alone(self) -> None:
@@ -237,7 +261,7 @@ class _Work(Generic[R]):
 
     def _on_pulled(self, pulling: "asyncio.Future[Any]") -> None:
         """Begin with what an asynchronous source gave."""
-        self._running.discard(pulling)
+        self._running.pop(pulling, None)
         self._pulling = None
         error = None if pulling.cancelled() else pulling.exception()
         if error is not None:
@@ -252,7 +276,7 @@ class _Work(Generic[R]):
         """The source, or a call, has failed: that comes up behind what was begun before."""
         self._exhausted = True
         failed = current_scheduler().create_future()
-        failed.set_exception(error)
+        fail(failed, error)
         failed.exception()  # if it is given out, it is raised anew
         self._open.append(failed)
 
@@ -260,8 +284,10 @@ class _Work(Generic[R]):
         return len(self._open) + self._unordered
 
     def _begin(self, item: Any) -> None:
+        call = Call()
         try:
-            task = self._start(self._call(item), self._on_done)
+            awaitable = call.run(self._call, item)
+            task = self._start(awaitable, self._on_done, call.canceller(awaitable))
         except Exception as error:
             self._fail(error)
             return
@@ -269,9 +295,14 @@ class _Work(Generic[R]):
             self._open.append(task)
         else:
             self._unordered += 1
+        # The traceback of what was raised already refers to this frame.
+        del awaitable, task
 
     def _start(
-        self, awaitable: Awaitable[Any], on_done: Callable[..., object]
+        self,
+        awaitable: Awaitable[Any],
+        on_done: Callable[..., object],
+        canceller: Callable[[], object] | None = None,
     ) -> "asyncio.Future[Any]":
         task: asyncio.Future[Any]
         if type(awaitable) is CoroutineType:
@@ -280,12 +311,12 @@ class _Work(Generic[R]):
             task = self._loop.create_task(awaitable)
         else:
             task = asyncio.ensure_future(awaitable)
-        self._running.add(task)
+        self._running[task] = canceller
         task.add_done_callback(on_done)
         return task
 
     def _on_done(self, task: "asyncio.Future[Any]") -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if task.cancelled() or task.exception() is not None:
             self._exhausted = True  # nothing new is begun
         if self._unordered:
@@ -296,15 +327,21 @@ class _Work(Generic[R]):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self._enders and not self._running:
+            for ender in self._enders:
+                settle(ender, None)
+            self._enders.clear()
 
     def cancel(self) -> None:
         """Cancel what runs; from any thread, since the garbage collector may call it there."""
         self._exhausted = True
         self._open.clear()
         self._unordered = 0
-        for task in list(self._running):
+        for task, canceller in list(self._running.items()):
             loop = task.get_loop()
-            if loop is asyncio._get_running_loop():
+            if canceller is not None:
+                canceller()
+            elif loop is asyncio._get_running_loop():
                 task.cancel()
             else:
                 with contextlib.suppress(RuntimeError):  # it has closed
@@ -316,29 +353,42 @@ class _Work(Generic[R]):
         However often it is cancelled meanwhile; that is raised at last.
         """
         self.cancel()
-        cancelled = await self._until_idle()
+        cancelled: asyncio.CancelledError | None = None
         closing: asyncio.Future[Any] | None = None
-        if isinstance(self._source, AsyncGenerator):
-            closing = self._start(_close(self._source), self._running.discard)
-            cancelled = await self._until_idle() or cancelled
-        self._open.clear()
-        if cancelled is not None:
-            try:
+        try:
+            cancelled = await self._until_idle()
+            if isinstance(self._source, AsyncGenerator):
+                closing = self._start(_close(self._source), self._closed)
+                cancelled = await self._until_idle() or cancelled
+            self._open.clear()
+            if cancelled is not None:
                 raise cancelled
-            finally:
-                del cancelled
-        if closing is not None:
-            closing.result()
+            if closing is not None:
+                closing.result()
+        finally:
+            del cancelled, closing  # these exceptions refer to this frame
+
+    def _closed(self, closing: "asyncio.Future[Any]") -> None:
+        self._running.pop(closing, None)
+        self._wake()
 
     async def _until_idle(self) -> asyncio.CancelledError | None:
-        """Wait until nothing runs; give the last cancellation meanwhile."""
+        """Wait until nothing runs; give the last cancellation meanwhile.
+
+        Not by `asyncio.wait`, in whose frame, on Python 3.15, the task that waits refers to itself.
+        """
         cancelled: asyncio.CancelledError | None = None
-        while self._running:
-            try:
-                await asyncio.wait(self._running)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        return cancelled
+        try:
+            while self._running:
+                ender = current_scheduler().create_future()
+                self._enders.append(ender)
+                try:
+                    await ender
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            return cancelled
+        finally:
+            del cancelled  # its traceback refers to this frame
 
 
 async def _close(source: AsyncGenerator[Any, Any]) -> None:

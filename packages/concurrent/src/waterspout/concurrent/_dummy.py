@@ -30,16 +30,20 @@ class DummyExecutor(concurrent.futures.Executor):
             A future that is done: it has the result, or the exception that the function raised.
 
         Raises:
-            BaseException: What is no `Exception`, such as `KeyboardInterrupt`.
+            KeyboardInterrupt: If the function raised it.
+            SystemExit: If the function raised it.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
-            result = fn(*args, **kwargs)
-        except Exception as error:
+            future.set_result(fn(*args, **kwargs))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             future.set_exception(error)
-        else:
-            future.set_result(result)
-        return future
+        try:
+            return future
+        finally:
+            del future  # the exception's traceback refers to this frame
 
 
 dummy_executor: DummyExecutor = DummyExecutor()

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
+from waterspout.concurrent._jobs import run_in_executor
 from waterspout.ioloop.scheduling import Scheduler, current_scheduler
 
 P = ParamSpec("P")
@@ -114,11 +115,11 @@ class _Decorated:
         io_loop: Scheduler | None,
     ) -> None:
         functools.update_wrapper(self, func)
-        self._job = _Job(func)
+        calls = self._calls = _Calls(func, executor, io_loop)
 
         @functools.wraps(func)
         def method(instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
-            return self._call_method(instance, *args, **kwargs)
+            return calls.call_method(instance, *args, **kwargs)
 
         self._method = method
         self._executor = executor
@@ -135,12 +136,24 @@ class _Decorated:
         if isinstance(executor, str):
             if not args:
                 raise TypeError(f"{self!r} takes its executor from self.{executor}: give self")
-            return self._call_method(*args, **kwargs)
+            return self._calls.call_method(*args, **kwargs)
         if kwargs or self._io_loop is not None or type(executor) is not ThreadPoolExecutor:
-            return self._submit(executor, args, kwargs)
-        return current_scheduler().run_in_executor(executor, self.__wrapped__, *args)
+            return self._calls.submit(executor, args, kwargs)
+        return run_in_executor(current_scheduler(), executor, self.__wrapped__, *args)
 
-    def _call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+
+class _Calls:
+    """The calls of a decorated function. It does not know that, which would be a cycle."""
+
+    def __init__(
+        self, func: Callable[..., Any], executor: Executor | str | None, io_loop: Scheduler | None
+    ) -> None:
+        self._func = func
+        self._job = _Job(func)
+        self._executor = executor
+        self._io_loop = io_loop
+
+    def call_method(self, instance: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
         executor: Any = self._executor
         if isinstance(executor, str):
             executor = getattr(instance, executor)
@@ -150,16 +163,16 @@ class _Decorated:
                 )
         elif executor is None:
             executor = getattr(instance, "executor", None)
-        return self._submit(executor, (instance, *args), kwargs)
+        return self.submit(executor, (instance, *args), kwargs)
 
-    def _submit(
+    def submit(
         self, executor: Executor | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "asyncio.Future[Any]":
         scheduler = current_scheduler() if self._io_loop is None else self._io_loop
-        call = self.__wrapped__ if type(executor) is ThreadPoolExecutor else self._job
+        call = self._func if type(executor) is ThreadPoolExecutor else self._job
         if kwargs:
             call = functools.partial(call, **kwargs)
-        return scheduler.run_in_executor(executor, call, *args)
+        return run_in_executor(scheduler, executor, call, *args)
 
 
 class _Job:

@@ -60,7 +60,10 @@ class Executors:
         except BaseException:
             future.cancel()
             raise
-        return future
+        try:
+            return future
+        finally:
+            del future  # the traceback of what `func` raised in `submit` refers to this frame
 
     def set_default(self, executor: Executor) -> None:
         """See `IOLoop.set_default_executor`."""

@@ -10,6 +10,11 @@ Rules that all of them keep:
 4.  They may be made anywhere, also before there is a loop, and used in one loop after another;
     tasks of two open loops never wait in the same one (`RuntimeError`). They are not
     thread-safe: use one from one thread at a time.
+5.  What was taken is released once for each time that it was taken, whoever does it. A coroutine
+    that is closed (`close`, or the garbage collector, in any thread) releases it as its blocks are
+    left. It cannot wait. So, if it is closed in `Condition.wait`, which returns and raises only
+    with the lock held, it holds the lock at once: beside the task that holds it then, if there is
+    one. The lock is free again when both have released it, in whichever order.
 """
 
 from waterspout.locks._condition import Condition, ConditionStatistics

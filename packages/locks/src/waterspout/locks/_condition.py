@@ -61,7 +61,7 @@ class Condition(Held):
             raise TypeError(f"lock must be a Lock, not {lock!r}")
         self._lock = Lock() if lock is None else lock
         self._lock._note_holder()
-        self._waiters: WaitQueue[bool] = WaitQueue(self._pass_on)
+        self._waiters: WaitQueue[bool] = WaitQueue(Condition._pass_on, owner=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} waiters={len(self._waiters)} {self._lock!r}>"
@@ -104,12 +104,14 @@ class Condition(Held):
         If the running task holds the lock, it is released for as long as that takes, and held
         again on return, also after a timeout or a cancellation. With the lock free, it stays so.
 
-        Cancelled, at any moment, it leaves its notification to the next in line.
+        Cancelled, at any moment, it leaves its notification to the next in line. The cancellation
+        is raised once the lock is held again. So does a coroutine that is closed; since it cannot
+        wait, it holds the lock at once, beside the task that holds it then, if there is one.
 
         Args:
             timeout: Seconds from now, or a `timedelta`, that the notification may take; to take
-                the lock again may take longer. `None` waits for ever, and zero or less not at
-                all.
+                the lock again may take longer. `None` waits for ever. Zero or less does not wait
+                for a notification, but lets those who wait for the lock have it first.
 
         Returns:
             True if it was notified, False if time was up first.
@@ -128,18 +130,19 @@ class Condition(Held):
                 "asyncio.wait_for makes a task of its own: use timeout=)"
             )
         self._waiters.check_loop()
-        if seconds is not None and seconds <= 0:
-            return False
         if not holds:
             return await self._notified(seconds)
         lock.release()
         try:
             notified = await self._notified(seconds)
-        except BaseException as error:
-            await lock._acquire_through(error)
+        except GeneratorExit:
+            lock._share()
+            raise
+        except BaseException:
+            await lock._reacquire()
             raise
         try:
-            await lock._acquire_through()
+            await lock._reacquire()
         except BaseException:
             if notified:
                 self._pass_on(True)

@@ -18,7 +18,7 @@ class LockStatistics:
     """A lock at one moment.
 
     Attributes:
-        locked: Whether it is held.
+        locked: Whether it is held, or was handed to a task that has not resumed yet.
         holder: The name of the task that holds it, where known: if it waited for the lock, or
             the lock is that of a `Condition`.
         waiters: How many tasks wait for it.
@@ -36,18 +36,22 @@ class Lock(Held):
             ...
 
     It has no owner: any task may release it.
+
+    It counts how often it is held, and not by whom. That is once, except while a coroutine that was
+    closed in `Condition.wait` leaves its blocks: these release what the coroutine had taken, and
+    must not release what another task holds by then.
     """
 
-    __slots__ = ("_closed_without", "_holder", "_line", "_locked", "_notes_holder", "_waiters")
+    __slots__ = ("_holder", "_line", "_locked", "_notes_holder", "_shares", "_waiters")
 
     def __init__(self) -> None:
         self._locked = False
-        self._waiters: WaitQueue[None] = WaitQueue(self._pass_on)
+        self._waiters: WaitQueue[None] = WaitQueue(Lock._pass_on, owner=self)
         self._line = self._waiters.waiting
         # To ask which task is running takes longer than to take the lock.
         self._notes_holder = False
         self._holder: asyncio.Task[Any] | None = None
-        self._closed_without = 0  # coroutines that are being closed in a block, but do not hold it
+        self._shares = 0  # of coroutines that were closed and hold it beside its holder
 
     def __repr__(self) -> str:
         state = "locked" if self._locked else "unlocked"
@@ -121,12 +125,18 @@ class Lock(Held):
         """
         if not self._locked:
             raise RuntimeError("release() of a lock that is not locked")
-        self._locked = self._waiters.wake(None)
-        self._holder = None
+        if self._shares:
+            self._shares -= 1
+        else:
+            self._locked = self._waiters.wake(None) if self._line else False
+            self._holder = None
 
     def _pass_on(self, permit: None = None) -> None:
-        self._locked = self._waiters.wake(None)
-        self._holder = None
+        if self._shares:
+            self._shares -= 1
+        else:
+            self._locked = self._waiters.wake(None)
+            self._holder = None
 
     async def __aexit__(
         self,
@@ -134,9 +144,7 @@ class Lock(Held):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if self._closed_without and exc_type is GeneratorExit:
-            self._closed_without -= 1
-        elif self._line or not self._locked:
+        if self._line or self._shares or not self._locked:
             self.release()
         else:  # as there, in fewer steps
             self._locked = False
@@ -157,25 +165,34 @@ class Lock(Held):
             return bool(self._waiters.served)
         return self._holder is not asyncio.current_task()
 
-    async def _acquire_through(self, error: BaseException | None = None) -> None:
+    async def _reacquire(self) -> None:
         """Take it, however often the task is cancelled; that is raised when it is held.
 
-        Args:
-            error: Why it is taken. A coroutine that is closed cannot wait.
+        It is held also when this raises anything else: see `_share`.
         """
         if not self._locked:
             self._locked = True
-            self._take_over()
-            return
-        if isinstance(error, GeneratorExit):
-            self._closed_without += 1
-            return
-        try:
-            await self._waiters.wait_through()
-        except asyncio.CancelledError:
-            self._take_over()
-            raise
+        else:
+            try:
+                await self._waiters.wait_through()
+            except asyncio.CancelledError:
+                self._take_over()
+                raise
+            except BaseException:
+                self._share()
+                raise
         self._take_over()
+
+    def _share(self) -> None:
+        """Take it without waiting: beside its holder, if there is one.
+
+        For a coroutine that must hold it now, and cannot wait, since it is being closed.
+        """
+        if self._locked:
+            self._shares += 1
+        else:
+            self._locked = True
+            self._take_over()
 
     def _take_over(self) -> None:
         self._holder = None if asyncio._get_running_loop() is None else _current_task()

@@ -45,7 +45,7 @@ class Semaphore(Held):
             raise ValueError(f"value must not be negative, not {value!r}")
         # Permits that nobody holds. While anybody waits it is zero.
         self._value = value
-        self._waiters: WaitQueue[None] = WaitQueue(self._pass_on)
+        self._waiters: WaitQueue[None] = WaitQueue(Semaphore._pass_on, owner=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} value={self._value} waiters={len(self._waiters)}>"

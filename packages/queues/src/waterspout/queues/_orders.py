@@ -20,6 +20,9 @@ class PriorityQueue(Queue[T]):
 
     Items of equal priority leave in the order in which they came.
 
+    What `key` or a comparison raises comes out of the operation that needed it: a `put` has added
+    nothing then, and a `get` has taken nothing.
+
     Args:
         maxsize: How many items it holds at most; 0 for any number.
         key: Takes an item, and gives its priority, which can be compared with those of the others;

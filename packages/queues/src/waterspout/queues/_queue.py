@@ -12,19 +12,20 @@ that is reserved may yet come back.
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import contextlib
 from collections import deque
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 from waterspout.queues._errors import QueueEmpty, QueueFull, QueueShutDown
-from waterspout.queues._threadside import ThreadSide, Turn
+from waterspout.queues._threadside import HasThreadSide
 
 T = TypeVar("T")
 
+_NO_GUARD: Final = contextlib.nullcontext()
 
-class Queue(Generic[T]):
+
+class Queue(HasThreadSide[T]):
     """A first-in, first-out queue.
 
     Iterating over it takes items until it is shut down and empty::
@@ -49,22 +50,18 @@ class Queue(Generic[T]):
         if maxsize < 0:
             raise ValueError(f"maxsize must not be negative, not {maxsize!r}")
         self._maxsize = maxsize
-        self._getters: WaitQueue[bool] = WaitQueue(self._reclaim_item)
-        self._putters: WaitQueue[bool] = WaitQueue(self._reclaim_place)
+        self._getters: WaitQueue[bool] = WaitQueue(Queue._reclaim_item, owner=self)
+        self._putters: WaitQueue[bool] = WaitQueue(Queue._reclaim_place, owner=self)
         self._joiners: WaitQueue[None] = WaitQueue()
         self._reserved_items = 0
         self._reserved_places = 0
         self._unfinished = 0
+        super().__init__()
         self._closed_for_put = False
         self._closed_for_get = False
-        self._is_special = False  # shut down or guarded, so that there is more to do than usual
         # Whether anybody waits is asked at every put and get.
         self._getter_line = self._getters.waiting
         self._putter_line = self._putters.waiting
-        # Threads are let in by a guard, which whoever is at work holds.
-        self._guard: threading.RLock | None = None
-        self._turn = Turn(self)
-        self._threadside: ThreadSide[T] | None = None
         self._init(maxsize)
 
     def __repr__(self) -> str:
@@ -157,14 +154,17 @@ class Queue(Generic[T]):
                 del putters.served[waiter]
                 self._put_in_turn(item, has_place)
                 return
-            with self._turn:
+            with self._guard:
                 del putters.served[waiter]
                 self._put_in_turn(item, has_place)
 
     async def _put_specially(self, item: T, timeout: Timeout) -> None:
-        with self._turn:
+        self._take_guard()
+        try:
             if not self._put_now(item):
                 self._put_in_turn(item, await self._putters.wait(timeout))
+        finally:
+            self._release_guard()
 
     def put_nowait(self, item: T) -> None:
         """Add an item.
@@ -268,15 +268,18 @@ class Queue(Generic[T]):
         if self._guard is None:
             del getters.served[waiter]
             return self._get_in_turn(has_item)
-        with self._turn:
+        with self._guard:
             del getters.served[waiter]
             return self._get_in_turn(has_item)
 
     async def _get_specially(self, timeout: Timeout) -> T:
-        with self._turn:
+        self._take_guard()
+        try:
             if self._can_get():
                 return self._take()
             return self._get_in_turn(await self._getters.wait(timeout))
+        finally:
+            self._release_guard()
 
     async def get_many(self, max_items: int | None = None, timeout: Timeout = None) -> list[T]:
         """Take the next item, once there is one, and those behind it that are there by then.
@@ -294,11 +297,13 @@ class Queue(Generic[T]):
             TypeError: If an argument is of the wrong kind.
             ValueError: If `max_items` is not positive, or `timeout` is NaN or a number of more
                 than ten years.
-            Exception: As `get`.
+            TimeoutError: If there was no item in time.
+            QueueShutDown: As from `get`.
+            RuntimeError: If tasks of another open loop wait here.
         """
         _check_max_items(max_items)
         first = await self.get(timeout)
-        with self._turn:
+        with self._guard or _NO_GUARD:
             return self._take_more(first, max_items)
 
     def _take_more(self, first: T, max_items: int | None) -> list[T]:
@@ -384,7 +389,7 @@ class Queue(Generic[T]):
             ValueError: If it was called more often than items were put in.
             RuntimeError: If tasks of another open loop wait in `join`.
         """
-        with self._turn:
+        with self._guard or _NO_GUARD:
             if self._unfinished <= 0:
                 raise ValueError("task_done() called more often than items were put in")
             if self._unfinished == 1:
@@ -408,9 +413,12 @@ class Queue(Generic[T]):
         """
         if timeout is not None:
             timeout_seconds(timeout)
-        with self._turn:
+        self._take_guard()
+        try:
             if self._unfinished:
                 await self._joiners.wait(timeout)
+        finally:
+            self._release_guard()
 
     def shutdown(self, immediate: bool = False) -> None:
         """Take no more items. Whoever waits in `put`, and in `get` for nothing, is told.
@@ -425,7 +433,7 @@ class Queue(Generic[T]):
         Raises:
             RuntimeError: If tasks of another open loop wait here; then nothing was done.
         """
-        with self._turn:
+        with self._guard or _NO_GUARD:
             for waiters in (self._putters, self._getters, self._joiners):
                 waiters.check_loop()
             self._is_special = self._closed_for_put = True
@@ -454,36 +462,6 @@ class Queue(Generic[T]):
             return await self.get()
         except QueueShutDown:
             raise StopAsyncIteration from None
-
-    # Threads
-
-    @property
-    def threadside(self) -> ThreadSide[T]:
-        """The same queue for other threads, whose methods block.
-
-        To be asked for inside the running loop that the queue is used in. From then on the queue
-        is guarded: everything takes a little longer, also for tasks.
-
-        Raises:
-            RuntimeError: If no event loop is running, or tasks of another open loop wait here.
-        """
-        if asyncio._get_running_loop() is None:
-            raise RuntimeError("threadside is to be asked for inside the running event loop")
-        guard = self._guard or threading.RLock()
-        with guard:
-            side = self._threadside
-            if side is None or not side.belongs_here():
-                for waiters in (self._putters, self._getters, self._joiners):
-                    waiters.check_loop()
-                side = self._threadside = ThreadSide(self, guard)
-            return side
-
-    def _let_threads_in(self, guard: threading.RLock) -> None:
-        if self._guard is None:
-            self._guard = guard
-            self._is_special = True
-            for waiters in (self._putters, self._getters, self._joiners):
-                waiters.set_guard(guard)
 
     # Reservations that come back
 

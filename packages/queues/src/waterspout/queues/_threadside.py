@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from waterspout.ioloop.scheduling import Timeout, timeout_seconds
+from waterspout.ioloop.scheduling import Timeout, WaitQueue, timeout_seconds
 from waterspout.queues._errors import QueueShutDown
 
 if TYPE_CHECKING:
@@ -22,53 +24,33 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Turn:
-    """Holds a queue's guard, if it has one, for the length of a block.
-
-    It may get one in the middle of a block, while that waits: then it is held from there on.
-    """
-
-    __slots__ = ("_queue",)
-
-    def __init__(self, queue: Queue[Any]) -> None:
-        self._queue = queue
-
-    def __enter__(self) -> None:
-        guard = self._queue._guard
-        if guard is not None:
-            guard.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        guard = self._queue._guard
-        if guard is not None:
-            guard.release()
-
-
 class ThreadSide(Generic[T]):
     """A queue as other threads see it; `Queue.threadside` gives it.
 
     Its methods are those of the queue, and block instead of being awaited. Iterating over it takes
     items until the queue is shut down and empty. When the event loop that it was made in shuts
-    down, everybody who waits gets a `RuntimeError`, and so does every call from then on.
+    down, as at the end of `asyncio.run`, everybody who waits gets a `RuntimeError`, and so does
+    every call from then on. If that loop is only closed, or is collected, threads notice it within
+    a second, since they look twice a second. A loop that is stopped and not closed may run again,
+    so threads wait for it.
     """
 
     def __init__(self, queue: Queue[T], guard: threading.RLock) -> None:
         self._queue = queue
-        self._loop = asyncio.get_running_loop()
+        # Weakly, so that a thread that waits does not keep a loop that everybody else has dropped.
+        self._loop = weakref.ref(asyncio.get_running_loop())
         self._over = False
         self._guard = guard
         queue._let_threads_in(guard)
-        # A loop that shuts down ends its asynchronous generators, and so tells of its end.
-        self._lifetime = self._until_shutdown()
-        with contextlib.suppress(StopIteration):
-            self._lifetime.__anext__().send(None)
+        self._lifetime = _until_shutdown(weakref.ref(self))
+        _begin(self._lifetime)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._queue!r}>"
 
     def belongs_here(self) -> bool:
         """Whether it was made in the running loop."""
-        return asyncio._get_running_loop() is self._loop and not self._over
+        return asyncio._get_running_loop() is self._loop() and not self._over
 
     def put(self, item: T, timeout: Timeout = None) -> None:
         """Add an item, once there is a place for it.
@@ -89,10 +71,20 @@ class ThreadSide(Generic[T]):
         with self._guard:
             self._check_open()
             if not queue._put_now(item):
-                queue._put_in_turn(item, queue._putters.wait_in_thread(timeout))
+                place = queue._putters.wait_in_thread(timeout, self._check_open)
+                queue._put_in_turn(item, place)
 
     def put_nowait(self, item: T) -> None:
-        """Add an item; see `Queue.put_nowait`."""
+        """Add an item; see `Queue.put_nowait`.
+
+        Args:
+            item: Anything.
+
+        Raises:
+            QueueFull: If there is no place for it.
+            QueueShutDown: If the queue is shut down.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue._put_or_raise(item)
@@ -120,16 +112,29 @@ class ThreadSide(Generic[T]):
             self._check_open()
             if queue._can_get():
                 return queue._take()
-            return queue._get_in_turn(queue._getters.wait_in_thread(timeout))
+            return queue._get_in_turn(queue._getters.wait_in_thread(timeout, self._check_open))
 
     def get_nowait(self) -> T:
-        """Take the next item; see `Queue.get_nowait`."""
+        """Take the next item; see `Queue.get_nowait`.
+
+        Returns:
+            The item.
+
+        Raises:
+            QueueEmpty: If there is none.
+            QueueShutDown: If there is none and the queue is shut down.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             return self._queue._get_or_raise()
 
     def __iter__(self) -> Iterator[T]:
-        """Take items until the queue is shut down and empty."""
+        """Take items until the queue is shut down and empty.
+
+        Raises:
+            RuntimeError: As `get`.
+        """
         while True:
             try:
                 item = self.get()
@@ -138,7 +143,12 @@ class ThreadSide(Generic[T]):
             yield item
 
     def task_done(self) -> None:
-        """Say that the work on one item is done; see `Queue.task_done`."""
+        """Say that the work on one item is done; see `Queue.task_done`.
+
+        Raises:
+            ValueError: If it was called more often than items were put in.
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue.task_done()
@@ -160,10 +170,17 @@ class ThreadSide(Generic[T]):
         with self._guard:
             self._check_open()
             if queue._unfinished:
-                queue._joiners.wait_in_thread(timeout)
+                queue._joiners.wait_in_thread(timeout, self._check_open)
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Take no more items; see `Queue.shutdown`."""
+        """Take no more items; see `Queue.shutdown`.
+
+        Args:
+            immediate: Whether to drop what is in the queue.
+
+        Raises:
+            RuntimeError: If the loop has ended.
+        """
         with self._guard:
             self._check_open()
             self._queue.shutdown(immediate)
@@ -191,20 +208,90 @@ class ThreadSide(Generic[T]):
         return self._queue
 
     def _check_open(self) -> None:
-        if self._over or self._loop.is_closed():
+        loop = self._loop()
+        if self._over or loop is None or loop.is_closed():
             raise RuntimeError("the event loop of the queue has ended")
-
-    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self._end()
 
     def _end(self) -> None:
         with self._guard:
             self._over = True
-            queue = self._queue
-            if queue._threadside is not self:
-                return  # threads wait for the loop that the queue is used in now
-            for waiters in (queue._putters, queue._getters, queue._joiners):
-                waiters.fail_threads(RuntimeError("the event loop of the queue has ended"))
+            for waiters in (self._queue._putters, self._queue._getters, self._queue._joiners):
+                waiters.check_threads()
+
+
+class HasThreadSide(Generic[T]):
+    """The part of a queue that lets threads in: a guard, which whoever is at work holds."""
+
+    _getters: WaitQueue[bool]
+    _putters: WaitQueue[bool]
+    _joiners: WaitQueue[None]
+
+    def __init__(self) -> None:
+        self._is_special = False  # shut down or guarded, so that there is more to do than usual
+        self._guard: threading.RLock | None = None
+        self._threadside: weakref.ref[ThreadSide[T]] | None = None
+
+    @property
+    def threadside(self) -> ThreadSide[T]:
+        """The same queue for other threads, whose methods block.
+
+        To be asked for inside the running loop that the queue is used in. From then on the queue
+        is guarded: everything takes a little longer, also for tasks.
+
+        Raises:
+            RuntimeError: If no event loop is running, or tasks of another open loop wait here.
+        """
+        if asyncio._get_running_loop() is None:
+            raise RuntimeError("threadside is to be asked for inside the running event loop")
+        guard = self._guard or threading.RLock()
+        with guard:
+            side = None if self._threadside is None else self._threadside()
+            if side is None or not side.belongs_here():
+                for waiters in (self._putters, self._getters, self._joiners):
+                    waiters.check_loop()
+                side = ThreadSide(cast("Queue[T]", self), guard)
+                self._threadside = weakref.ref(side)
+            return side
+
+    def _let_threads_in(self, guard: threading.RLock) -> None:
+        if self._guard is None:
+            self._guard = guard
+            self._is_special = True
+            for waiters in (self._putters, self._getters, self._joiners):
+                waiters.set_guard(guard)
+
+    # The guard may come in the middle of a wait, and is held at its end then: so a block that waits
+    # cannot be a `with` of the guard.
+
+    def _take_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.acquire()
+
+    def _release_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.release()
+
+
+async def _until_shutdown(side: weakref.ref[ThreadSide[Any]]) -> AsyncGenerator[None, None]:
+    """Be ended by a loop that shuts down: it ends its asynchronous generators."""
+    try:
+        yield
+    finally:
+        found = side()
+        if found is not None:
+            found._end()
+
+
+def _begin(generator: AsyncGenerator[None, None]) -> None:
+    """Run a generator up to its first yield, and so make it known to the running loop.
+
+    Without a finalizer, which would be the loop's: the generator would keep the loop, and be ended
+    by a task of the loop once it is dropped.
+    """
+    finalizer = sys.get_asyncgen_hooks().finalizer
+    sys.set_asyncgen_hooks(finalizer=None)
+    try:
+        with contextlib.suppress(StopIteration):
+            generator.__anext__().send(None)
+    finally:
+        sys.set_asyncgen_hooks(finalizer=finalizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from enum import Enum
 from typing import Any, TypeAlias
@@ -15,16 +16,11 @@ class Mark(Enum):
 
 
 class ThreadWaiter:
-    """A thread in the line, with what the line asks of a future.
+    """A thread in the line, with what the line asks of a future."""
 
-    Attributes:
-        error: What the thread is to raise when it goes on, if that is not `None`.
-    """
-
-    __slots__ = ("_gate", "error")
+    __slots__ = ("_gate",)
 
     def __init__(self) -> None:
-        self.error: BaseException | None = None
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -32,11 +28,17 @@ class ThreadWaiter:
         """A thread that gives up leaves the line at once, under the guard."""
         return False
 
-    def wait(self, seconds: float | None) -> None:
-        self._gate.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+    def wait(self, seconds: float) -> None:
+        """Wait until `resume` is called, or was since the last time."""
+        self._gate.acquire(timeout=seconds)
+
+    def resume(self) -> None:
+        """End the thread's wait. To be called under the guard."""
+        if self._gate.locked():
+            self._gate.release()
 
     def set_result(self, value: object) -> None:
-        self._gate.release()
+        self.resume()
 
     def get_loop(self) -> None:
         """It waits in none."""
@@ -46,10 +48,16 @@ class SteadfastFuture(asyncio.Future[Any]):
     """A future that is not cancelled with the task that awaits it.
 
     The task notes that it is to be cancelled, and raises that when the future is done.
+
+    Attributes:
+        is_abandoned: Whether it can be cancelled: its coroutine was closed beneath the task, which
+            could not be ended otherwise.
     """
 
+    is_abandoned = False
+
     def cancel(self, msg: object = None) -> bool:
-        return False
+        return self.is_abandoned and super().cancel(msg)
 
 
 Waiter: TypeAlias = "asyncio.Future[Any] | ThreadWaiter"
@@ -72,3 +80,18 @@ def is_told(waiter: "asyncio.Future[Any]", value: object) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def is_being_closed() -> bool:
+    """Whether the caller runs because a coroutine is being closed: a `GeneratorExit` is handled."""
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, GeneratorExit):
+            return True
+        error = error.__context__
+    return False
+
+
+def is_closed_elsewhere(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the caller is being closed in another thread than that in which its loop runs."""
+    return is_being_closed() and asyncio._get_running_loop() is not loop and loop.is_running()

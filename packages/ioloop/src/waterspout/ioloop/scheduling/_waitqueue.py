@@ -33,6 +33,10 @@ the future, and passes over waiters of a loop that turns out to be closed.
 Leaving takes constant time, although the line is a deque: who leaves is noted among the left, and
 the line is cleared of them once they are more than half of it, or when `wake` comes to them.
 
+The garbage collector closes suspended coroutines in any thread. What such a coroutine leaves behind
+is a matter for the thread of its loop, if that runs elsewhere: `abandon` is called again there, and
+so is `reclaim`, for a value that could not be handed over from the wrong thread.
+
 A loop may close after a hand-off and before its task resumes; that task never does. So the served
 are remembered until they have resumed, and `recover` reclaims from those whose loop is closed.
 `join` calls it once the newcomer stands in line, who so may be served at once. Owners call it
@@ -43,28 +47,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 from waterspout.ioloop.scheduling._registry import current_scheduler
 from waterspout.ioloop.scheduling._seconds import Timeout, timeout_seconds
+from waterspout.ioloop.scheduling._threadline import Guard, ThreadLine
 from waterspout.ioloop.scheduling._waiters import (
     Mark,
     SteadfastFuture,
     ThreadWaiter,
     Waiter,
+    is_being_closed,
+    is_closed_elsewhere,
     is_dead,
     is_told,
 )
 
 T = TypeVar("T")
+O = TypeVar("O")  # noqa: E741 (the owner's type)
 
 _get_running_loop = asyncio._get_running_loop
-
-Guard: TypeAlias = "threading.RLock"
-
 
 _NO_GUARD: Final = contextlib.nullcontext()
 
@@ -74,7 +80,7 @@ FORGET_AFTER: Final = 0.1
 """Seconds until that is tried."""
 
 
-class WaitQueue(Generic[T]):
+class WaitQueue(ThreadLine[T]):
     """Tasks parked in the order in which they came, each waiting to be handed a value.
 
     Args:
@@ -83,6 +89,8 @@ class WaitQueue(Generic[T]):
             task, must not raise, and usually serves the next waiter. Without it such a value is
             dropped.
         guard: A reentrant lock, if threads are to wait here or to wake; see `set_guard`.
+        owner: If given, `reclaim` is called with it and the value. It is referenced weakly, so
+            that an object that has a queue, and a method for `reclaim`, is no reference cycle.
 
     Attributes:
         waiting: The line, the first first, and among them some who have left it. Not to be
@@ -90,12 +98,27 @@ class WaitQueue(Generic[T]):
         served: Those who were handed a value and have not resumed, with the value.
     """
 
-    __slots__ = ("_guard", "_left", "_loop", "_passed", "_reclaim", "served", "waiting")
+    __slots__ = ("_left", "_owner", "_passed", "_reclaim", "served", "waiting")
 
+    @overload
     def __init__(
-        self, reclaim: Callable[[T], object] | None = None, guard: Guard | None = None
+        self,
+        reclaim: Callable[[T], object] | None = None,
+        guard: Guard | None = None,
+        owner: None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, reclaim: Callable[[O, T], object], guard: Guard | None = None, *, owner: O
+    ) -> None: ...
+    def __init__(
+        self,
+        reclaim: Callable[..., object] | None = None,
+        guard: Guard | None = None,
+        owner: object = None,
     ) -> None:
         self._reclaim = reclaim
+        self._owner = None if owner is None else weakref.ref(owner)
         self._guard = guard
         self.waiting: deque[Waiter] = deque()
         self.served: dict[Waiter, T] = {}
@@ -111,29 +134,6 @@ class WaitQueue(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} waiters={len(self)}>"
-
-    def set_guard(self, guard: Guard) -> None:
-        """From now on, let threads wait here and wake, under a guard.
-
-        The owner holds it whenever it calls a method, and holds it when a `wait` comes to its end,
-        also one that began without.
-
-        Args:
-            guard: A reentrant lock.
-        """
-        self._guard = guard
-
-    def fail_threads(self, error: BaseException) -> None:
-        """Have every thread that waits here raise an exception.
-
-        Args:
-            error: What `wait_in_thread` raises.
-        """
-        live = self._live()
-        self._keep(one for one in live if not isinstance(one, ThreadWaiter))
-        for waiter in (one for one in live if isinstance(one, ThreadWaiter)):
-            waiter.error = error
-            waiter.set_result(None)
 
     async def wait(self, timeout: Timeout = None) -> T:
         """Wait at the end of the line to be handed a value.
@@ -176,8 +176,13 @@ class WaitQueue(Generic[T]):
         if seconds <= 0:
             raise TimeoutError
         scheduler = current_scheduler()
-        waiter = self.join()
+        waiter: asyncio.Future[Any] = asyncio.Future()
         timer = scheduler.call_later(seconds, self._expire, waiter)
+        try:
+            self.join(waiter)
+        except BaseException:
+            scheduler.remove_timeout(timer)
+            raise
         if self._guard is not None:
             self._guard.release()
         try:
@@ -225,11 +230,20 @@ class WaitQueue(Generic[T]):
     def abandon(self, waiter: "Waiter") -> None:
         """Leave the line, or give back what one was served.
 
+        Call it while the exception is handled that came out of awaiting it: if a coroutine is
+        being closed in another thread than its loop's, this happens in that, a little later.
+
         Args:
             waiter: What `join` gave, and what raised when it was awaited.
         """
-        if not isinstance(waiter, ThreadWaiter) and waiter.get_loop().is_closed():
-            return  # a matter for `recover`: the garbage collector closes coroutines in any thread
+        if not isinstance(waiter, ThreadWaiter):
+            loop = waiter.get_loop()
+            if loop.is_closed():
+                return  # a matter for `recover`: the garbage collector closes coroutines anywhere
+            if type(sys.exception()) is not asyncio.CancelledError and is_closed_elsewhere(loop):
+                with contextlib.suppress(RuntimeError):  # it has closed meanwhile
+                    loop.call_soon_threadsafe(self.abandon, waiter)
+                return
         with self._guard or _NO_GUARD:
             if waiter in self.served:
                 self._give_back(waiter)
@@ -249,7 +263,8 @@ class WaitQueue(Generic[T]):
             RuntimeError: If tasks of another open loop wait here.
             CancelledError: If it was cancelled meanwhile; the value is the caller's all the same.
         """
-        waiter = self.join(SteadfastFuture())
+        waiter = SteadfastFuture()
+        self.join(waiter)
         cancelled: asyncio.CancelledError | None = None
         try:
             while not waiter.done():
@@ -257,53 +272,18 @@ class WaitQueue(Generic[T]):
                     await waiter
                 except asyncio.CancelledError as error:
                     cancelled = error
+            value = self.served.pop(waiter)
+            if cancelled is not None:
+                raise cancelled
+        except asyncio.CancelledError:
+            raise
         except BaseException:
             self.abandon(waiter)
+            waiter.is_abandoned = True
             raise
-        value = self.served.pop(waiter)
-        if cancelled is not None:
-            try:
-                raise cancelled
-            finally:
-                del cancelled  # which knows this frame
+        finally:
+            del cancelled  # its traceback refers to this frame
         return value
-
-    def wait_in_thread(self, timeout: Timeout = None) -> T:
-        """Wait in a thread, at the end of the same line. The guard is let go meanwhile.
-
-        Args:
-            timeout: As for `wait`.
-
-        Returns:
-            The value that `wake` or `wake_all` was called with.
-
-        Raises:
-            TimeoutError: If it was not served in time.
-            TypeError: If `timeout` is no number, `timedelta` or `None`.
-            ValueError: If `timeout` is NaN or a number of more than ten years.
-            BaseException: What `fail_threads` was given.
-        """
-        guard = self._guard
-        assert guard is not None, "threads wait only under a guard"
-        seconds = timeout_seconds(timeout)
-        if seconds is not None and seconds <= 0:
-            raise TimeoutError
-        waiter = ThreadWaiter()
-        self.waiting.append(waiter)
-        guard.release()
-        try:
-            waiter.wait(seconds)
-        except BaseException:  # Ctrl-C
-            guard.acquire()
-            self.abandon(waiter)
-            raise
-        guard.acquire()
-        if waiter.error is not None:
-            raise waiter.error
-        if waiter in self.served:
-            return self.served.pop(waiter)
-        self._leave(waiter)
-        raise TimeoutError
 
     def wake(self, value: T) -> bool:
         """Hand a value to the waiter that came first.
@@ -315,19 +295,39 @@ class WaitQueue(Generic[T]):
             Whether anybody was there to take it.
 
         Raises:
-            RuntimeError: If tasks of another open loop wait here; then nothing was done.
+            RuntimeError: If tasks of another open loop wait here; then nothing was done. Not if
+                the caller is a coroutine that is being closed, which may happen in any thread:
+                then the value is reclaimed in that loop, and that counts as somebody.
         """
         waiting = self.waiting
         if not waiting:
             return False
         waiter = waiting[0]
         if waiter.done() or self._left or waiter.get_loop() is not _get_running_loop():
-            return self.hand_over(value, self.check_loop())
+            try:
+                here = self.check_loop()
+            except RuntimeError:
+                if is_being_closed():
+                    return self._reclaim_in_loop(value)
+                raise
+            return self.hand_over(value, here)
         waiting.popleft()  # as there, in fewer steps
         self.served[waiter] = value
         waiter.set_result(value)
         if len(self.served) == CROWD:
             self._forget_crowd()
+        return True
+
+    def _reclaim_in_loop(self, value: T) -> bool:
+        """Have a value reclaimed in the thread of the loop whose tasks wait here.
+
+        It is among the served meanwhile, so that it is not lost if the loop closes.
+        """
+        assert self._loop is not None
+        nobody: asyncio.Future[T] = asyncio.Future(loop=self._loop)
+        self.served[nobody] = value
+        with contextlib.suppress(RuntimeError):  # it has closed: a matter for `recover`
+            self._loop.call_soon_threadsafe(self.abandon, nobody)
         return True
 
     def hand_over(self, value: T, here: bool) -> bool:
@@ -466,8 +466,12 @@ class WaitQueue(Generic[T]):
 
     def _give_back(self, waiter: Waiter) -> None:
         value = self.served.pop(waiter)
-        if self._reclaim is not None:
+        if self._reclaim is None:
+            return
+        if self._owner is None:
             self._reclaim(value)
+        elif (owner := self._owner()) is not None:  # else nobody can ask for it any more
+            self._reclaim(owner, value)
 
     def _expire(self, waiter: "asyncio.Future[Any]") -> None:
         with self._guard or _NO_GUARD:
