@@ -93,7 +93,7 @@ class BaseIOStream(ReadingStream):
             TypeError: If an argument is of the wrong kind.
             ValueError: If `offset` or `count` is negative, or `offset` is not 0 for a file that
                 cannot seek.
-            OSError: If the file cannot be read, or the loop cannot watch the descriptor.
+            OSError: If the file cannot be read, or the event loop cannot register the descriptor.
             StreamClosedError: If the stream is closed, or is closed meanwhile.
             RuntimeError: If another file is being sent, `write_eof` was called, or no loop is
                 running.
@@ -138,8 +138,8 @@ class BaseIOStream(ReadingStream):
         Raises:
             TypeError: If it cannot be called.
             RuntimeError: If no loop is running.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. The callback set before, if any, stays.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. The callback set before, if any, stays.
         """
         check_callback("callback", callback)
         reactor = self._use_reactor()
