@@ -87,9 +87,14 @@ def test_small_writes_are_gathered_and_large_ones_not_copied():
     buffer.append(memoryview(b"z"))
     buffer.clear()
     assert buffer.size == 0
-    for _ in range(3):
-        buffer.append(memoryview(b"x" * SMALL))
-    assert SEGMENT > 3 * SMALL
+    small = bytearray(b"x" * SMALL)
+    buffer.append(memoryview(small))
+    with buffer.first() as view:
+        assert view.obj is not small
+    for _ in range(2 * SEGMENT // SMALL):
+        buffer.append(memoryview(small))
+    with buffer.first() as view:
+        assert SEGMENT <= len(view) < SEGMENT + SMALL
 
 
 delimiters = st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=3)

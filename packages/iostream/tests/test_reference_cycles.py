@@ -18,6 +18,8 @@ from waterspout.iostream import (
     UnsatisfiableReadError,
 )
 
+pytestmark = pytest.mark.slow  # each collects all garbage, of whole test runs
+
 LARGE = b"x" * 10_000_000
 
 

@@ -556,6 +556,7 @@ async def test_refused_delayed_attempt_ends_the_stream(refusing_pair, error, mon
 
     monkeypatch.setattr(_reads, "FREE_BYTES", -(1 << 30))
     monkeypatch.setattr(_delayed, "QUIET_SECONDS", 0.03)
+    monkeypatch.setattr(_delayed, "BUSY_SECONDS", 1000)
     for number in (1, 2):
         reactor, stream, peer = refusing_pair()
         reading = stream.read_until_regex(b"!")

@@ -99,7 +99,7 @@ class BaseIOStream(ReadingStream):
                 other than bytes.
             ValueError: If `offset` or `count` is negative, `offset` is not 0 for a file that
                 cannot seek, or the file is closed.
-            OSError: If the file cannot be read, or the loop cannot watch the descriptor.
+            OSError: If the file cannot be read, or the event loop cannot register the descriptor.
             Exception: What else the file object's methods raise.
             StreamClosedError: If the stream is closed, or is closed meanwhile.
             RuntimeError: If another file is being sent, `write_eof` was called, or no loop is
@@ -146,8 +146,8 @@ class BaseIOStream(ReadingStream):
         Raises:
             TypeError: If it cannot be called.
             RuntimeError: If no loop is running.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. The callback set before, if any, stays.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. The callback set before, if any, stays.
         """
         check_callback("callback", callback)
         reactor = self._use_reactor()

@@ -284,8 +284,8 @@ class StreamCore:
             reactor.update_handler(self._watched, events)
         self._events = events
 
-    def _watch_or_end(self) -> None:
-        """Watch for what is wanted now; if that fails, the stream ends by the error.
+    def _register_or_end(self) -> None:
+        """Register for the events that are wanted now; if that fails, the stream ends by the error.
 
         For where no caller can be told, or where what the caller did cannot be undone. A pending
         operation then fails, instead of waiting for events that never come.

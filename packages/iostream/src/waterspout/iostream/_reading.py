@@ -52,8 +52,8 @@ class ReadingStream(ReceivingStream):
             RuntimeError: If another read is pending, or no loop is running.
             StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`, without `partial`.
             StreamClosedError: If the stream ends before; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         count("num_bytes", num_bytes)
         return self._start_read(Peek(num_bytes, partial), None)
@@ -76,8 +76,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If a line is longer than `max_buffer_size`. Every byte can
                 still be read.
             StreamClosedError: If the stream ends by an error.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         buffer = self._read_buffer
         head, start = buffer.head, buffer.start
@@ -124,8 +124,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`, without `partial`
                 and `streaming_callback`.
             StreamClosedError: If the stream ends before; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         if (
             type(num_bytes) is int
@@ -178,8 +178,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If none comes within `max_buffer_size`; also through the
                 future. Every byte can still be read.
             StreamClosedError: If the stream ends before; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         if (
             type(delimiter) is bytes
@@ -262,8 +262,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If nothing matches within `max_buffer_size`; also through the
                 future. Every byte can still be read.
             StreamClosedError: If the stream ends before; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         pattern = bytes_pattern("regex", regex)
         if max_bytes is not None:
@@ -297,8 +297,8 @@ class ReadingStream(ReceivingStream):
             RuntimeError: If another read is pending, or no loop is running.
             StreamBufferFullError: If `buf` is larger than `max_buffer_size`, without `partial`.
             StreamClosedError: If the stream ends before; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         target = bytes_view("buf", buf)
         if target.readonly:
@@ -329,8 +329,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If there are more than `max_buffer_size`, without
                 `streaming_callback`; also through the future. Every byte can still be read.
             StreamClosedError: If the stream ends by an error; also through the future.
-            OSError: If the loop cannot watch the descriptor, and likewise `ValueError` if others
-                watch it. No byte is taken.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         emit = self._emitter(streaming_callback)
         if emit is not None:

@@ -54,7 +54,7 @@ class ReceivingStream(WritingStream):
         if self._read_future is not None:
             if not self._read_future.done():
                 raise RuntimeError("another read of this stream is pending")
-            self._read_cancelled()  # or rather: somebody else has resolved it
+            self._read_cancelled()  # other code has resolved it
         if not read.can_fit(0, self._max_buffer_size):
             raise StreamBufferFullError(
                 f"the read can never fit: max_buffer_size={self._max_buffer_size}"
@@ -183,7 +183,7 @@ class ReceivingStream(WritingStream):
                     self._gap = read
                 else:  # nobody can be cancelled in the gap, so it may let go
                     future.stream = None
-        else:  # somebody else has resolved it
+        else:  # other code has resolved it
             self._recall()
         self._read = self._read_future = None
         if self._closed:
@@ -195,7 +195,7 @@ class ReceivingStream(WritingStream):
         if returned and read is not None and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
         self._try_read()
-        self._watch_or_end()
+        self._register_or_end()
 
     def _read_cancelled(self) -> None:
         """The pending read was cancelled, just now."""
@@ -214,7 +214,7 @@ class ReceivingStream(WritingStream):
         """Search again; the time for it has come."""
         self._delayed = None
         self._try_read()
-        self._watch_or_end()
+        self._register_or_end()
 
     # Receipt
 
@@ -247,7 +247,7 @@ class ReceivingStream(WritingStream):
         ):
             return  # as mostly: what is wanted is watched
         if not self._closed:
-            self._watch_or_end()
+            self._register_or_end()
 
     def _handle_events(self, events: int) -> None:
         """Do what the descriptor is ready for; any mistake in there ends the stream."""
