@@ -233,7 +233,7 @@ class SSLIOStream(IOStream):
         sent = 0
         try:
             while sent < len(data):
-                sent += engine.send(data[sent:])
+                sent += engine.send(data[sent:] if sent else data)
         except ssl.SSLWantWriteError:
             pass
         except ssl.SSLWantReadError:

@@ -47,6 +47,8 @@ _BYTES = {
 }
 """Methods of a socket or of an `ssl.SSLObject` that would bypass the engine."""
 
+_IS_FULL = "the socket takes no more"
+_IS_EMPTY = "nothing has come yet"
 _NOTHING = memoryview(b"")
 _local = threading.local()
 
@@ -219,7 +221,7 @@ class MemoryTLSSocket(TLSEngine):
     """
 
     __slots__ = (
-        *("_alert_made", "_drained", "_incoming", "_input", "_missing", "_outgoing", "_plain"),
+        *("_alert_made", "_carrier", "_drained", "_incoming", "_input", "_missing", "_outgoing", "_plain"),
         *("_promised", "_start", "_tls", "_unfed", "_unsent", "raw"),
     )
 
@@ -233,6 +235,7 @@ class MemoryTLSSocket(TLSEngine):
     ) -> None:
         super().__init__()
         self.raw = raw
+        self._carrier = raw if isinstance(raw, TLSEngine) else None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._input: bytes | memoryview = received  # records that TLS has not been given
@@ -267,17 +270,17 @@ class MemoryTLSSocket(TLSEngine):
 
     def renew(self) -> None:
         self._work = WORK
-        if isinstance(self.raw, TLSEngine):
-            self.raw.renew()
+        if self._carrier is not None:
+            self._carrier.renew()
 
     @property
     def holds_input(self) -> bool:  # type: ignore[override]
         return (
             not self._unfed
             or len(self._input) - self._start >= (1 if self._missing else HEADER)
-            or bool(self._early)
             or self._end is not None
-            or (isinstance(self.raw, TLSEngine) and self.raw.holds_input)
+            or bool(self._early)
+            or (self._carrier is not None and self._carrier.holds_input)
         )
 
     @property
@@ -291,12 +294,13 @@ class MemoryTLSSocket(TLSEngine):
         self._drained = False
         try:
             while received < room and self._work > 0 and self._end is None:
-                if self._unfed and not self._feed(room - received):
+                left = room - received
+                if self._unfed and not self._feed(left):
                     break
-                if self._plain > room - received:
+                if self._plain > left:
                     break  # it might not fit
                 try:
-                    size: Any = read(room - received, buffer[received:] if received else buffer)
+                    size: Any = read(left, buffer[received:] if received else buffer)
                 except ssl.SSLWantReadError:  # a record without application data
                     self._unfed = True
                     self._work -= OVERHEAD
@@ -304,7 +308,9 @@ class MemoryTLSSocket(TLSEngine):
                     continue
                 received += size
                 self._work -= 1
-                self._unfed = not (self._incoming.pending or self._tls.pending())
+                self._unfed = not self._incoming.pending and (
+                    size < left or not self._tls.pending()
+                )
                 if not size:
                     self._end = 0
         except ssl.SSLWantWriteError:
@@ -315,14 +321,14 @@ class MemoryTLSSocket(TLSEngine):
             self._unfed = True
             self.flush()  # the alert that says why
         finally:
-            self._keep_input()
+            if self._input:
+                self._keep_input()
         return received
 
     def _keep_input(self) -> None:
         """Copy what is left in the memory that all engines of the thread receive into."""
         if type(self._input) is memoryview:
-            rest = self._start < len(self._input)
-            self._input = bytes(self._input[self._start :]) if rest else b""
+            self._input = bytes(self._input[self._start :])
             self._start = 0
 
     def _feed(self, room: int = CHUNK) -> bool:
@@ -340,39 +346,46 @@ class MemoryTLSSocket(TLSEngine):
                 self._plain = min(size, RECORD)
                 is_tls = data[start] in _TYPES and size <= _LONGEST_BODY
                 size = HEADER + size if is_tls else available  # of which OpenSSL will complain
-            if available and 0 < size <= available:
+            if 0 < size < available:
                 self._incoming.write(data[start : start + size])
                 self._start = start + size
                 self._missing = 0
                 self._unfed = False
                 return True
-            if available and size:
-                self._incoming.write(data[start:])
-                self._start = len(data)
+            if size and available:
+                self._incoming.write(data[start:] if start else data)
+                self._input, self._start = b"", 0
                 self._missing = size - available
-            if not self._receive(room):
+                if size == available:
+                    self._unfed = False
+                    return True
+            if self._drained or not self._receive(room):
                 return False
             if not self._unfed:
                 return True  # it is the end
 
     def _receive(self, room: int) -> bool:
         """Take what the socket beneath has. False if that is nothing."""
-        if self._drained:
-            return False
         if self._outgoing.pending > OUTPUT_LIMIT:
             self._flush_answers()
-        rest = bytes(self._input[self._start :])  # less than a header
-        is_nested = isinstance(self.raw, TLSEngine)  # which receives into the common memory itself
-        target = memoryview(bytearray(CHUNK)) if is_nested else _scratch()[:room]
+        rest = bytes(self._input[self._start :]) if self._input else b""  # less than a header
+        carrier = self._carrier
         try:
-            size = self.raw.read_into(target) if is_nested else self.raw.recv_into(target)
+            if carrier is None:
+                target = _scratch()
+                if room < CHUNK:
+                    target = target[:room]
+                size = self.raw.recv_into(target)
+            else:  # it receives into the common memory itself
+                target = memoryview(bytearray(CHUNK))
+                size = carrier.read_into(target)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             size = None
         if size is None:
             self._drained = True
             return False
-        self._drained = size < len(target)
-        self._input, self._start = target[:size], 0
+        self._drained = size < len(target)  # pyright: ignore[reportPossiblyUnbound]
+        self._input, self._start = target[:size], 0  # pyright: ignore[reportPossiblyUnbound]
         if rest:
             self._input = rest + self._input
         if not size:
@@ -415,7 +428,7 @@ class MemoryTLSSocket(TLSEngine):
                     return
                 self._flush()
                 if self._work <= 0 or not self._feed():
-                    raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing has come yet")
+                    raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, _IS_EMPTY)
                 self._unfed = True
                 self._work -= OVERHEAD
         finally:
@@ -425,27 +438,37 @@ class MemoryTLSSocket(TLSEngine):
         if self._unsent or self._outgoing.pending:
             self._flush()
         sent, self._promised = self._promised, 0
-        while not sent:
-            try:
-                sent = self._tls.write(data if len(data) <= RECORD else data[:RECORD])
-            except ssl.SSLWantReadError:
-                self._go_on()
-            else:
-                if len(data) > RECORD:
-                    sent += self._write_more(data[sent : sent + BATCH])
-                self._promised = sent
-                self._flush()
-                self._promised = 0
+        if sent:
+            return sent
+        try:
+            sent = self._tls.write(data if len(data) <= RECORD else data[:RECORD])
+        except ssl.SSLWantReadError:
+            self._go_on()
+            return self.send(data)
+        records = self._outgoing.read()
+        if len(data) > RECORD:
+            more, records = self._write_more(data[sent : sent + BATCH], records)
+            sent += more
+        taken = 0
+        try:
+            taken = self.raw.send(records)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, _IS_FULL) from None
+        finally:
+            if taken < len(records):
+                self._unsent, self._promised = memoryview(records)[taken:], sent
+        if self._unsent:
+            self._flush()
+            self._promised = 0
         return sent
 
-    def _write_more(self, data: memoryview) -> int:
+    def _write_more(self, data: memoryview, records: bytes) -> tuple[int, bytes]:
         """Encrypt several records, to send them together."""
-        sent, records = 0, [self._outgoing.read()]
+        sent, parts = 0, [records]
         while sent < len(data):
             sent += self._tls.write(data[sent : sent + RECORD])
-            records.append(self._outgoing.read())
-        self._unsent = memoryview(b"".join(records))
-        return sent
+            parts.append(self._outgoing.read())
+        return sent, b"".join(parts)
 
     def _go_on(self) -> None:
         """Go on with a handshake that the peer has begun (TLS 1.2)."""
@@ -453,7 +476,7 @@ class MemoryTLSSocket(TLSEngine):
         try:
             self._flush()
             if self._work <= 0 or not self._feed():
-                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing has come yet")
+                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, _IS_EMPTY)
             self._work -= OVERHEAD
         finally:
             self._keep_input()
@@ -475,7 +498,7 @@ class MemoryTLSSocket(TLSEngine):
             # An empty view would keep all of it in memory.
             self._unsent = self._unsent[sent:] if sent < len(self._unsent) else _NOTHING
             if sent == 0:
-                raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the socket takes no more")
+                raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, _IS_FULL)
 
     # The end
 
@@ -485,19 +508,19 @@ class MemoryTLSSocket(TLSEngine):
             with contextlib.suppress(ssl.SSLError):  # the peer's alert is not waited for
                 self._tls.unwrap()
         self._flush()
-        if isinstance(self.raw, TLSEngine):
-            self.raw.close_notify()
+        if self._carrier is not None:
+            self._carrier.close_notify()
 
     def shut_down(self) -> None:
-        if isinstance(self.raw, TLSEngine):
-            self.raw.shut_down()
-        else:
+        if self._carrier is None:
             self.raw.shutdown(_socket.SHUT_WR)
+        else:
+            self._carrier.shut_down()
 
     def discard(self) -> bool:
-        if isinstance(self.raw, TLSEngine):
-            return self.raw.discard()
-        return bool(self.raw.recv_into(_scratch()))
+        if self._carrier is None:
+            return bool(self.raw.recv_into(_scratch()))
+        return self._carrier.discard()
 
 
 class SocketEngine(TLSEngine):
