@@ -221,7 +221,16 @@ class MemoryTLSSocket(TLSEngine):
     """
 
     __slots__ = (
-        *("_alert_made", "_carrier", "_drained", "_incoming", "_input", "_missing", "_outgoing", "_plain"),
+        *(
+            "_alert_made",
+            "_carrier",
+            "_drained",
+            "_incoming",
+            "_input",
+            "_missing",
+            "_outgoing",
+            "_plain",
+        ),
         *("_promised", "_start", "_tls", "_unfed", "_unsent", "raw"),
     )
 
