@@ -298,6 +298,29 @@ async def test_write_refused_after_a_part_was_sent_fails_both_sides(refusing_pai
         await peer.receive_all()
 
 
+@EVERY_ERROR
+async def test_refused_write_of_tls_fails_the_writing_side(
+    refusing_pair, error, server_context, client_context
+):
+    """The engine may hold a record of which the kernel took nothing; it cannot be undone."""
+    reactor, stream, peer = refusing_pair()
+    client, server = await asyncio.gather(
+        stream.start_tls(False, client_context, "localhost"),
+        IOStream(peer.socket).start_tls(True, server_context),
+    )
+    async with client, server:
+        await client.write(b"x")
+        client.write_to_fd = lambda data: 0
+        reactor.refuse(error, names={"add_handler", "update_handler"})
+        with pytest.raises(StreamClosedError) as caught:
+            client.write(b"y")
+        assert isinstance(caught.value.real_error, error)
+        reactor.allow()
+        assert not client.writing()
+        with pytest.raises(StreamClosedError):
+            client.write(b"z")
+
+
 async def test_an_interrupted_write_is_not_sent_later(refusing_pair):
     reactor, stream, peer = refusing_pair()
     reactor.refuse(KeyboardInterrupt, names={"add_handler"})
