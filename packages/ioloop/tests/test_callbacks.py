@@ -194,8 +194,9 @@ async def test_a_hook_that_is_replaced_on_the_instance_gets_every_error(monkeypa
         failed.set_exception(LookupError())
         go_on.set()
         right.send(b"x")
-        while len(reports) < 6:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while len(reports) < 6:
+                await asyncio.sleep(0.001)
     expected = [plain, coroutine, gives_a_future, plain, coroutine, handler]
     assert {id(callback) for callback, _ in reports} == {id(one) for one in expected}
     assert {error for _, error in reports} == {LookupError}

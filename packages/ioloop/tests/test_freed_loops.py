@@ -105,6 +105,15 @@ async def leave_tasks():
 kept = []
 
 
+@pytest.fixture(autouse=True, scope="module")
+def let_the_collector_look_at_new_objects_alone():
+    """Some hundred collections of everything that the test session holds would take long."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def close_kept():
     yield

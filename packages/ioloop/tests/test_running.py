@@ -145,6 +145,7 @@ def test_tasks_finish_although_something_ends_the_loop_again_and_again(
             fail()
 
     async def other():
+        io_loop.call_later(0.001, begin)
         try:
             await asyncio.Event().wait()
         finally:
@@ -167,10 +168,9 @@ def test_tasks_finish_although_something_ends_the_loop_again_and_again(
         else:
             fail()
 
-    io_loop.spawn_callback(other)
     if what == "task":
         io_loop.spawn_callback(cancelled)
-    io_loop.call_later(0.005, begin)
+    io_loop.spawn_callback(other)
     with pytest.raises(error) as caught:
         io_loop.start()
     assert ended == [True]
