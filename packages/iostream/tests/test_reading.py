@@ -216,6 +216,53 @@ async def test_a_closed_coroutine_gives_its_bytes_back(pair):
     assert await stream.read_bytes(4) == b"abcd"
 
 
+@pytest.mark.parametrize("returned", [False, True])
+@pytest.mark.parametrize("kind", ["into", "streamed"])
+async def test_read_that_begins_before_another_has_resumed_waits_for_it(pair, kind, returned):
+    """However long that takes, and whatever arrives meanwhile."""
+    stream, peer = pair
+    coroutine = _awaited(stream.read_bytes(2))
+    coroutine.send(None)
+    peer.send(b"abcd")
+    await settle()
+    memory, chunks = bytearray(100_000), []
+    if kind == "into":
+        reading = stream.read_into(memory)
+    else:
+        reading = stream.read_bytes(len(memory), streaming_callback=chunks.append)
+    peer.send(b"efgh")
+    await settle()
+    if returned:
+        coroutine.close()
+    else:
+        with pytest.raises(StopIteration, match="ab"):
+            coroutine.send(None)
+    expected = (b"abcdefgh" if returned else b"cdefgh").ljust(len(memory), b".")
+    peer.send(expected[8 if returned else 6 :])
+    await reading
+    await settle()
+    assert (memory if kind == "into" else b"".join(chunks)) == expected
+
+
+async def test_future_that_somebody_else_resolved_takes_no_bytes(pair):
+    stream, peer = pair
+    for start in (
+        lambda: stream.read_bytes(4),
+        lambda: stream.read_until((b"\n", b"!")),
+        lambda: stream.read_into(bytearray(100_000)),
+    ):
+        for later in (b"cd", b""):
+            reading = start()
+            peer.send(b"ab")
+            await settle()
+            reading.set_result(b"mine")
+            peer.send(later)
+            await settle()
+            assert await reading == b"mine"
+            assert not stream.reading()
+            assert await stream.read_bytes(2 + len(later)) == b"ab" + later
+
+
 @EVERY_READ
 async def test_timeouts_leave_every_byte(pair, kind):
     stream, peer = pair

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from waterspout.ioloop import IOLoop
+from waterspout.ioloop import READ, WRITE, IOLoop
 from waterspout.ioloop.scheduling import Reactor
 from waterspout.iostream import IOStream, PipeIOStream, StreamClosedError
 
@@ -256,11 +256,11 @@ async def test_refused_write_is_not_sent(refusing_pair, error, size, begun):
 
 
 @EVERY_ERROR
-@pytest.mark.parametrize("size", [3, 10_000])
+@pytest.mark.parametrize("size", [0, 3, 10_000])
 async def test_refused_write_leaves_those_before_it(refusing_pair, error, size, monkeypatch):
     reactor, stream, peer = refusing_pair()
     filled = await fill(stream)
-    first = stream.write(b"1" * size)
+    first = stream.write(b"1" * (size or 1))
 
     def refuse():
         raise error("refused")
@@ -271,7 +271,7 @@ async def test_refused_write_leaves_those_before_it(refusing_pair, error, size, 
             stream.write(b"n" * size)
     assert not first.done()
     last = stream.write(b"2" * size)
-    expected = b"." * filled + b"1" * size + b"2" * size
+    expected = b"." * filled + b"1" * (size or 1) + b"2" * size
     assert await peer.receive(len(expected)) == expected
     await asyncio.gather(first, last)
 
@@ -283,12 +283,10 @@ async def test_write_refused_after_a_part_was_sent_fails_both_sides(refusing_pai
     if begun:
         await stream.write(b"")
     reactor.refuse(error, names={"add_handler"})
-    while True:
-        try:
+    with pytest.raises(StreamClosedError) as caught:
+        while True:
             stream.write(b"x" * 1_000_000)
-        except StreamClosedError as raised:
-            assert isinstance(raised.real_error, error)
-            break
+    assert isinstance(caught.value.real_error, error)
     assert not stream.writing()
     reactor.allow()
     with pytest.raises(StreamClosedError):
@@ -367,6 +365,7 @@ async def test_refused_update_after_a_result_ends_the_stream(refusing_pair, erro
 @EVERY_ERROR
 async def test_refused_close_callback_is_not_called(refusing_pair, error):
     reactor, stream, peer = refusing_pair()
+    await stream.write(b"")
     calls = []
     reactor.refuse(error)
     with pytest.raises(error):
@@ -467,14 +466,55 @@ async def test_a_mistake_in_a_handler_ends_the_stream(make_pair):
 
 
 async def test_late_events_of_a_closed_stream_do_nothing(pair):
+    """As where the reactor refused to remove the handler."""
     stream, peer = pair
-    stream.set_close_callback(None)
-    reading = stream.read_bytes(1)
+    reading, writing, ending = stream.read_bytes(1), stream.write(LARGE), stream.write_eof()
     stream.close()
-    with pytest.raises(StreamClosedError):
-        await reading
-    stream._on_events(0, 5)
+    for future in (reading, writing, ending):
+        with pytest.raises(StreamClosedError):
+            await future
+    stream._on_events(0, READ | WRITE)
     assert stream.error is None
+    with pytest.raises(StreamClosedError) as caught:
+        stream.write(b"x")
+    assert isinstance(caught.value.real_error, ConnectionAbortedError)
+
+
+async def test_late_events_of_an_ended_stream_receive_nothing(make_pair):
+    class Counting(IOStream):
+        receipts = 0
+
+        def read_from_fd(self, buf):
+            self.receipts += 1
+            return super().read_from_fd(buf)
+
+    stream, peer = make_pair(Counting, half_open=True)
+    reading = stream.read_until_close()
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert await reading == b""
+    before = stream.receipts
+    stream._on_events(0, READ)
+    assert stream.receipts == before
+
+
+async def test_late_events_leave_a_clean_end_clean(pair):
+    stream, peer = pair
+
+    async def wait(reading):
+        return await reading
+
+    first = wait(stream.read_bytes(1))  # driven by hand
+    first.send(None)
+    peer.send(b"xyz")
+    peer.close()
+    await until(stream.closed)
+    second = stream.read_until(b"\n")
+    stream._on_events(0, READ)
+    with pytest.raises(StopIteration):
+        first.send(None)
+    with pytest.raises(StreamClosedError) as caught:
+        await second
+    assert caught.value.real_error is None
 
 
 async def test_a_pattern_that_fails_fails_the_read(pair):

@@ -173,6 +173,17 @@ async def test_writes_that_were_handed_over_are_not_told_of_a_later_failure(make
         await second
 
 
+async def test_reset_closes_a_half_open_stream(make_pair):
+    stream, peer = make_pair(tcp=True, half_open=True)
+    reading = stream.read_bytes(1)
+    peer.reset()
+    with pytest.raises(StreamClosedError):
+        await reading
+    assert stream.closed()
+    with pytest.raises(StreamClosedError):
+        stream.write(b"x")
+
+
 async def test_a_connection_that_breaks_while_writes_wait(make_pair):
     stream, peer = make_pair(tcp=True)
     future = stream.write(b"x" * 8 * BIG)
@@ -209,6 +220,50 @@ async def test_the_close_callback_comes_after_the_pending_read(pair):
     stream.close()
     await settle()
     assert order == ["read", "closed"]
+
+
+async def test_it_comes_after_a_read_that_waits_for_another_task(pair):
+    stream, peer = pair
+    order = []
+
+    async def wait(reading):
+        return await reading
+
+    stream.set_close_callback(lambda: order.append("closed"))
+    first = wait(stream.read_bytes(1))  # driven by hand, so it resumes when the test says so
+    first.send(None)
+    peer.send(b"x")
+    await settle()
+    second = stream.read_bytes(1)
+    second.add_done_callback(lambda _: order.append("read"))
+    stream.close()
+    await settle()
+    assert order == []
+    first.close()
+    await settle()
+    assert order == ["read", "closed"]
+
+
+async def test_it_is_not_called_again_for_a_read_that_begins_after_the_end(pair):
+    stream, peer = pair
+    calls = []
+
+    async def wait(reading):
+        return await reading
+
+    stream.set_close_callback(lambda: calls.append("closed"))
+    first = wait(stream.read_bytes(1))
+    first.send(None)
+    peer.send(b"x")
+    await settle()
+    peer.close()
+    await settle()
+    assert calls == ["closed"]
+    second = stream.read_bytes(1)
+    first.close()
+    assert await second == b"x"
+    await settle()
+    assert calls == ["closed"]
 
 
 async def test_it_comes_after_the_callback_of_the_read_that_ended_it(pair):

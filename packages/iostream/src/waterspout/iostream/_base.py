@@ -91,10 +91,12 @@ class BaseIOStream(ReadingStream):
 
         Raises:
             TypeError: If an argument is of the wrong kind.
-            ValueError: If `offset` or `count` is negative.
-            OSError: If the file cannot be read.
+            ValueError: If `offset` or `count` is negative, or `offset` is not 0 for a file that
+                cannot seek.
+            OSError: If the file cannot be read, or the event loop cannot register the descriptor.
             StreamClosedError: If the stream is closed, or is closed meanwhile.
-            RuntimeError: If another file is being sent, or `write_eof` was called.
+            RuntimeError: If another file is being sent, `write_eof` was called, or no loop is
+                running.
         """
         sender = FileSender(self, file, offset, count)
         if self._sending_file:
@@ -130,11 +132,14 @@ class BaseIOStream(ReadingStream):
         is closed. It does not wait for unread bytes.
 
         Args:
-            callback: A function without arguments; `None` for none.
+            callback: A function without arguments; `None` for none. It runs in the context of
+                this call.
 
         Raises:
             TypeError: If it cannot be called.
             RuntimeError: If no loop is running.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. The callback set before, if any, stays.
         """
         check_callback("callback", callback)
         reactor = self._use_reactor()
@@ -162,7 +167,7 @@ class BaseIOStream(ReadingStream):
 
         Args:
             exc_info: What becomes `error`: an exception, a tuple as of `sys.exc_info`, or True
-                for the exception being handled.
+                for the exception being handled. The stream keeps it as it is, with its traceback.
         """
         if not self._closed:
             error = exception_of(exc_info)

@@ -10,6 +10,12 @@ Rules:
 4.  A write is sent whole, in order, also if its future is cancelled.
 5.  Once the other end has closed, what was read ahead can still be read, pending writes still go
     out, and then the descriptor is closed. If sending fails, reading still goes on to the end.
+6.  A call that raises has changed nothing, whichever exception the reactor raised. What cannot be
+    undone or cannot be raised to a caller ends the stream: a write of which the kernel has a part
+    fails the writing side, and an error inside a handler fails all that is pending.
+7.  An exception that is kept has no traceback (`without_frames`), since its frames refer to the
+    stream: a cycle that only the garbage collector would free. One given to `close` is the user's
+    and stays as it is.
 """
 
 from __future__ import annotations
@@ -50,6 +56,7 @@ class StreamCore:
         "__weakref__",
         "_close_callback",
         "_closed",
+        "_delayed",
         "_direct",
         "_dropped",
         "_ended",
@@ -57,7 +64,6 @@ class StreamCore:
         "_eof_waiters",
         "_eof_wanted",
         "_events",
-        "_delayed",
         "_gap",
         "_half_open",
         "_last_until",
@@ -276,8 +282,8 @@ class StreamCore:
             reactor.update_handler(self._watched, events)
         self._events = events
 
-    def _watch_or_end(self) -> None:
-        """Watch for what is wanted now; if that fails, the stream ends by the error.
+    def _register_or_end(self) -> None:
+        """Register for the events that are wanted now; if that fails, the stream ends by the error.
 
         For where no caller can be told, or where what the caller did cannot be undone. A pending
         operation then fails, instead of waiting for events that never come.
@@ -291,7 +297,11 @@ class StreamCore:
         """End both sides by an error of the reactor or of a subclass."""
         if self._write_buffer.size:
             self._reset_on_close()
-        self._end(without_frames(error))
+        without_frames(error)
+        if self._ended:  # and how reading ended stays as it is
+            self._fail_writes(error)
+        else:
+            self._end(error)
 
     # The end
 

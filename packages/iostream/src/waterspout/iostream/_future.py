@@ -102,6 +102,5 @@ class ReadFuture(PendingRead[R]):
         if stream is None or not self.done():
             return
         self.stream = None
-        if not self.cancelled() and self.exception() is None:
-            self.returned = returned
-            stream._settled(_result(self), returned)
+        self.returned = returned
+        stream._settled(_result(self), returned)

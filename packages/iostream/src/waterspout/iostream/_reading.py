@@ -47,7 +47,13 @@ class ReadingStream(ReceivingStream):
             A future of the bytes.
 
         Raises:
-            Exception: As `read_bytes`.
+            TypeError: If `num_bytes` is no integer.
+            ValueError: If `num_bytes` is negative.
+            RuntimeError: If another read is pending, or no loop is running.
+            StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`, without `partial`.
+            StreamClosedError: If the stream ends before; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         count("num_bytes", num_bytes)
         return self._start_read(Peek(num_bytes, partial), None)
@@ -59,6 +65,19 @@ class ReadingStream(ReceivingStream):
         """Read a line, with its newline, as `read_until` does.
 
         The last line may have none. It ends when the other end has closed in good order.
+        Cancelled or timed out, at any moment, it leaves every byte for the next read.
+
+        Returns:
+            The line.
+
+        Raises:
+            StopAsyncIteration: At a clean end.
+            RuntimeError: If another read is pending, or no loop is running.
+            StreamBufferFullError: If a line is longer than `max_buffer_size`. Every byte can
+                still be read.
+            StreamClosedError: If the stream ends by an error.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         buffer = self._read_buffer
         head, start = buffer.head, buffer.start
@@ -102,8 +121,11 @@ class ReadingStream(ReceivingStream):
             TypeError: If an argument is of the wrong kind.
             ValueError: If `num_bytes` is negative.
             RuntimeError: If another read is pending, or no loop is running.
-            StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`.
+            StreamBufferFullError: If `num_bytes` is more than `max_buffer_size`, without `partial`
+                and `streaming_callback`.
             StreamClosedError: If the stream ends before; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         if (
             type(num_bytes) is int
@@ -156,6 +178,8 @@ class ReadingStream(ReceivingStream):
             StreamBufferFullError: If none comes within `max_buffer_size`; also through the
                 future. Every byte can still be read.
             StreamClosedError: If the stream ends before; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         if (
             type(delimiter) is bytes
@@ -213,10 +237,15 @@ class ReadingStream(ReceivingStream):
         how the bytes arrive: let it end with a delimiter. From a peer that you do not trust, take
         no more than `max_bytes`.
 
+        Each attempt looks at all that has arrived. A match is found at once as long as the bytes
+        come in pieces that are not small for what is there already (an eighth), or there are few.
+        Beyond that, such as for single bytes behind a mebibyte, it is found after a short pause of
+        the bytes: 2 ms, and 31 ms for each MiB. So the cost stays in proportion to the bytes.
+
         Cancelled or timed out, at any moment, it leaves every byte for the next read.
 
         Args:
-            regex: A pattern, as of `re`.
+            regex: A pattern of bytes, as of `re`; text is encoded in UTF-8.
             callback: Called on the loop with the result.
             max_bytes: How many bytes it may take, those of the match included.
 
@@ -225,13 +254,16 @@ class ReadingStream(ReceivingStream):
 
         Raises:
             TypeError: If an argument is of the wrong kind.
-            ValueError: If `regex` is no pattern (`re.error`), or `max_bytes` is negative.
+            re.error: If `regex` is no valid pattern.
+            ValueError: If `max_bytes` is negative.
             RuntimeError: If another read is pending, or no loop is running.
             UnsatisfiableReadError: If nothing matches within `max_bytes`; also through the
                 future. Every byte can still be read.
             StreamBufferFullError: If nothing matches within `max_buffer_size`; also through the
                 future. Every byte can still be read.
             StreamClosedError: If the stream ends before; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         pattern = bytes_pattern("regex", regex)
         if max_bytes is not None:
@@ -245,6 +277,9 @@ class ReadingStream(ReceivingStream):
         partial: bool = False,
     ) -> "asyncio.Future[int]":
         """Read into the caller's memory, until it is full.
+
+        What has arrived already is copied; what arrives later is received straight into the
+        memory, as long as 64 KiB or more are missing (or `read_chunk_size`, if that is less).
 
         Cancelled or timed out, at any moment, it leaves every byte for the next read; what the
         memory then holds does not matter.
@@ -260,8 +295,10 @@ class ReadingStream(ReceivingStream):
         Raises:
             TypeError: If an argument is of the wrong kind.
             RuntimeError: If another read is pending, or no loop is running.
-            StreamBufferFullError: If `buf` is larger than `max_buffer_size`.
+            StreamBufferFullError: If `buf` is larger than `max_buffer_size`, without `partial`.
             StreamClosedError: If the stream ends before; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         target = bytes_view("buf", buf)
         if target.readonly:
@@ -289,9 +326,11 @@ class ReadingStream(ReceivingStream):
         Raises:
             TypeError: If an argument is of the wrong kind.
             RuntimeError: If another read is pending, or no loop is running.
-            StreamBufferFullError: If there are more than `max_buffer_size`; also through the
-                future. Every byte can still be read.
+            StreamBufferFullError: If there are more than `max_buffer_size`, without
+                `streaming_callback`; also through the future. Every byte can still be read.
             StreamClosedError: If the stream ends by an error; also through the future.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. No byte is taken.
         """
         emit = self._emitter(streaming_callback)
         if emit is not None:

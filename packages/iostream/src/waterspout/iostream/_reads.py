@@ -163,8 +163,7 @@ class ReadInto(Read[int]):
             buffer.append(chunk)
 
     def room(self, buffered: int) -> memoryview:
-        if not self.placed:
-            self.ahead = buffered
+        self.ahead = buffered  # no more than before, while bytes are placed
         return self.target[self.ahead + self.placed :]
 
     def place(self, size: int) -> None:

@@ -49,8 +49,10 @@ class ReceivingStream(WritingStream):
     ) -> "asyncio.Future[R]":
         if callback is not None:
             check_callback("callback", callback)
-        if self._read_future is not None and not self._read_future.done():
-            raise RuntimeError("another read of this stream is pending")
+        if self._read_future is not None:
+            if not self._read_future.done():
+                raise RuntimeError("another read of this stream is pending")
+            self._read_cancelled()  # other code has resolved it
         if not read.can_fit(0, self._max_buffer_size):
             raise StreamBufferFullError(
                 f"the read can never fit: max_buffer_size={self._max_buffer_size}"
@@ -84,12 +86,15 @@ class ReceivingStream(WritingStream):
         """Have a read wait for its bytes."""
         listening, self._listening = self._listening, True
         future: PendingRead[R]
-        if callback is None:
-            future = self._wait_for(read)
+        if callback is None:  # as `_wait_for`, without the call
+            reading: ReadFuture[R] = ReadFuture(loop=self._loop)
+            reading.awaiting = 0
+            reading.returned = False
+            future = reading
         else:  # who gives a callback has the result, however the future is awaited
             future = PendingRead(loop=self._loop)
-            future.stream = self
-            self._read, self._read_future = read, future
+        future.stream = self
+        self._read, self._read_future = read, future
         try:
             self._update_events()
             if read.emits:  # which cannot be undone, so it comes last
@@ -176,6 +181,8 @@ class ReceivingStream(WritingStream):
                     self._gap = read
                 else:  # nobody can be cancelled in the gap, so it may let go
                     future.stream = None
+        else:  # other code has resolved it
+            self._recall()
         self._read = self._read_future = None
         if self._closed:
             self._maybe_run_close_callback()
@@ -186,7 +193,7 @@ class ReceivingStream(WritingStream):
         if returned and read is not None and not self._dropped:
             self._read_buffer.give_back(read.undo(result))
         self._try_read()
-        self._watch_or_end()
+        self._register_or_end()
 
     def _read_cancelled(self) -> None:
         """The pending read was cancelled, just now."""
@@ -205,7 +212,7 @@ class ReceivingStream(WritingStream):
         """Search again; the time for it has come."""
         self._delayed = None
         self._try_read()
-        self._watch_or_end()
+        self._register_or_end()
 
     # Receipt
 
@@ -238,7 +245,7 @@ class ReceivingStream(WritingStream):
         ):
             return  # as mostly: what is wanted is watched
         if not self._closed:
-            self._watch_or_end()
+            self._register_or_end()
 
     def _handle_events(self, events: int) -> None:
         """Do what the descriptor is ready for; any mistake in there ends the stream."""
@@ -265,6 +272,8 @@ class ReceivingStream(WritingStream):
                 if size - start >= FILL_AT_MOST:  # the descriptor may tell no more
                     self._use_reactor().add_callback(self._fill_on)
                     return
+            if self._read is not read:  # the end has come
+                return
         if len(buffer) < read.due and read.can_fit(len(buffer), self._max_buffer_size):
             self._delay_attempt()
         else:

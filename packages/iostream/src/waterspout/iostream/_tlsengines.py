@@ -221,7 +221,16 @@ class MemoryTLSSocket(TLSEngine):
     """
 
     __slots__ = (
-        *("_alert_made", "_carrier", "_drained", "_incoming", "_input", "_missing", "_outgoing", "_plain"),
+        *(
+            "_alert_made",
+            "_carrier",
+            "_drained",
+            "_incoming",
+            "_input",
+            "_missing",
+            "_outgoing",
+            "_plain",
+        ),
         *("_promised", "_start", "_tls", "_unfed", "_unsent", "raw"),
     )
 
@@ -369,23 +378,19 @@ class MemoryTLSSocket(TLSEngine):
         if self._outgoing.pending > OUTPUT_LIMIT:
             self._flush_answers()
         rest = bytes(self._input[self._start :]) if self._input else b""  # less than a header
-        carrier = self._carrier
+        carrier = self._carrier  # which receives into the common memory itself
+        target = _scratch() if carrier is None else memoryview(bytearray(CHUNK))
+        if room < CHUNK and carrier is None:
+            target = target[:room]
         try:
-            if carrier is None:
-                target = _scratch()
-                if room < CHUNK:
-                    target = target[:room]
-                size = self.raw.recv_into(target)
-            else:  # it receives into the common memory itself
-                target = memoryview(bytearray(CHUNK))
-                size = carrier.read_into(target)
+            size = self.raw.recv_into(target) if carrier is None else carrier.read_into(target)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             size = None
         if size is None:
             self._drained = True
             return False
-        self._drained = size < len(target)  # pyright: ignore[reportPossiblyUnbound]
-        self._input, self._start = target[:size], 0  # pyright: ignore[reportPossiblyUnbound]
+        self._drained = size < len(target)
+        self._input, self._start = target[:size], 0
         if rest:
             self._input = rest + self._input
         if not size:

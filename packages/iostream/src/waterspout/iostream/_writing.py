@@ -42,11 +42,15 @@ class WritingStream(StreamCore):
             `StreamClosedError`.
 
         Raises:
-            TypeError: If `data` is not bytes-like, or `callback` cannot be called.
+            TypeError: If `data` is not contiguous and bytes-like, or `callback` cannot be called.
             StreamBufferFullError: If other writes wait, and together they are more than
                 `max_write_buffer_size`. Nothing of this one is sent.
-            StreamClosedError: If the stream is closed.
-            RuntimeError: If no loop is running.
+            StreamClosedError: If the stream is closed, an earlier write has failed, or the
+                kernel refuses this one; or if the kernel took a part of it and the event loop
+                cannot register the descriptor for the rest. On TCP the peer then sees a reset.
+            RuntimeError: If `write_eof` was called, a file is being sent, or no loop is running.
+            OSError: If the event loop cannot register the descriptor, and likewise `ValueError`
+                if other code has registered it. Nothing of this write is sent.
         """
         if (
             type(data) is bytes
@@ -64,7 +68,7 @@ class WritingStream(StreamCore):
                 sent = 0
             except Exception as error:
                 self._fail_writes(without_frames(error))
-                self._watch_or_end()
+                self._register_or_end()
                 raise StreamClosedError(error) from error
             self._written += sent
             if sent == len(data):
@@ -90,8 +94,8 @@ class WritingStream(StreamCore):
 
         Raises:
             NotImplementedError: If the stream cannot do that, such as one of TLS.
-            StreamClosedError: If the stream is closed.
-            RuntimeError: If no loop is running.
+            StreamClosedError: If the stream is closed or a write has failed.
+            RuntimeError: If a file is being sent, or no loop is running.
         """
         if not self.can_write_eof:
             raise NotImplementedError(f"{type(self).__name__} cannot be closed for writing alone")
@@ -109,7 +113,7 @@ class WritingStream(StreamCore):
         self._eof_wanted = True
         if not self._opening:
             self._flush()
-            self._watch_or_end()
+            self._register_or_end()
         return future
 
     def writing(self) -> bool:
@@ -139,7 +143,7 @@ class WritingStream(StreamCore):
         if not unsent and not self._opening:
             sent = self._send(view[:FLUSH_AT_MOST])
             if self._write_error is not None:
-                self._watch_or_end()
+                self._register_or_end()
                 raise StreamClosedError(self._write_error)
         return self._wait_to_send(view[sent:], sent)
 
@@ -230,7 +234,7 @@ class WritingStream(StreamCore):
         finally:
             self._room = None
             if not self._closed:
-                self._watch_or_end()
+                self._register_or_end()
         if self._closed or self._write_error is not None:  # in the gap
             raise StreamClosedError(self._write_error or self._reason)
 
