@@ -347,7 +347,7 @@ class SSLIOStream(IOStream):
         else:
             engine.remember()
             self._finish_opening()
-        self._watch_or_end()
+        self._register_or_end()
 
     def _on_handshake_timeout(self) -> None:
         self._fail_opening(TimeoutError("the TLS handshake took too long"))
