@@ -340,6 +340,7 @@ class FullSocket:
         return size
 
 
+@pytest.mark.slow
 def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_context, libssl):
     """Each of these records asks for an answer."""
     left, right = socket.socketpair()
@@ -376,6 +377,7 @@ def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_
         assert engine.read_into(target) is None
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_read_to_its_end_although_answers_are_asked_for(
     server_context, client_context, libssl
 ):
