@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from waterspout.iostream import SSLIOStream, StreamClosedError
-from waterspout.iostream._tlsengines import HEADER, OUTPUT_LIMIT, MemoryTLSSocket
+from waterspout.iostream._tlsengines import HEADER
+from waterspout.iostream._tlsmemory import OUTPUT_LIMIT, MemoryTLSSocket
 
 PARTS = {1: "TLSv1", 2: "TLSv1_1", 3: "TLSv1_2", 4: "TLSv1_3"}
 
