@@ -234,11 +234,8 @@ async def test_last_words_of_tls_that_cannot_be_watched(server_context, client_c
         assert stream.socket.fileno() == -1
         second = await connect_tcp("localhost", server.port, ssl=client_context)
         raw = second.socket.raw
-        second.socket.raw = type(
-            "Raw",
-            (),
-            {"shutdown": refuse, "send": raw.send, "fileno": raw.fileno, "close": raw.close},
-        )
+        methods = {"send": raw.send, "fileno": raw.fileno, "close": raw.close}
+        second.socket.raw = type("Raw", (), {**methods, "shutdown": refuse})
         second.close()
         assert second.socket.fileno() == -1
         over.set()

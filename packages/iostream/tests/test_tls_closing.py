@@ -128,7 +128,7 @@ async def test_every_layer_ends_in_good_order_when_the_kernel_is_full(
     assert len(proxies.received) == sent
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 20_000])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 100, 20_000])
 def test_both_layers_end_in_good_order_on_a_slow_network(server_context, client_context, chunk):
     async def main():
         with SimulatedNetwork(Link(latency=0.01, chunk=chunk)) as network:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from waterspout.iostream import SSLIOStream, StreamClosedError
-from waterspout.iostream._tlsengines import HEADER, OUTPUT_LIMIT, MemoryTLSSocket
+from waterspout.iostream._tlsengines import HEADER
+from waterspout.iostream._tlsmemory import OUTPUT_LIMIT, MemoryTLSSocket
 
 PARTS = {1: "TLSv1", 2: "TLSv1_1", 3: "TLSv1_2", 4: "TLSv1_3"}
 
@@ -340,6 +341,7 @@ class FullSocket:
         return size
 
 
+@pytest.mark.slow
 def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_context, libssl):
     """Each of these records asks for an answer."""
     left, right = socket.socketpair()
@@ -376,6 +378,7 @@ def test_answers_that_the_peer_does_not_take_are_limited(server_context, client_
         assert engine.read_into(target) is None
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_read_to_its_end_although_answers_are_asked_for(
     server_context, client_context, libssl
 ):

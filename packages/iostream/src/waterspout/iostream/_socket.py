@@ -23,7 +23,8 @@ from waterspout.iostream._tlscontext import (
     checked_name,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import MemoryTLSSocket, is_kernels
+from waterspout.iostream._tlsengines import is_kernels
+from waterspout.iostream._tlsmemory import MemoryTLSSocket
 
 if TYPE_CHECKING:
     from waterspout.iostream._tls import SSLIOStream

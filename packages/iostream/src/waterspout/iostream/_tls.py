@@ -1,8 +1,9 @@
 """`SSLIOStream`: TLS over a socket.
 
-The engines that encrypt are in `_tlsengines`. An engine may hold input of which the descriptor does
-not tell: records that it has received and that the event's share of work did not allow. So after
-each event the stream asks it, and if there is such input, reads it in the next turn of the loop.
+The engines that encrypt are in `_tlsengines` and `_tlsmemory`. An engine may hold input of which
+the descriptor does not tell: records that it has received and that the event's share of work did
+not allow. So after each event the stream asks it, and if there is such input, reads it in the next
+turn of the loop.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypeAlias, overload
 
 from waterspout.ioloop.scheduling import (
     READ,
@@ -34,13 +35,10 @@ from waterspout.iostream._tlscontext import (
     explain,
     ssl_context,
 )
-from waterspout.iostream._tlsengines import (
-    RECORD,
-    MemoryTLSSocket,
-    TLSEngine,
-    TLSSocket,
-    engine_over,
-)
+from waterspout.iostream._tlsengines import RECORD, SocketEngine, TLSEngine
+from waterspout.iostream._tlsmemory import MemoryTLSSocket
+
+TLSSocket: TypeAlias = ssl.SSLSocket | MemoryTLSSocket
 
 
 class SSLIOStream(IOStream):
@@ -125,7 +123,8 @@ class SSLIOStream(IOStream):
         if self._context is None:
             if not self._has_peer:
                 raise ValueError(f"socket must be connected if it is an SSLSocket, not {socket!r}")
-            self._engine = engine_over(socket)
+            given: Any = socket
+            self._engine = SocketEngine(given) if isinstance(given, ssl.SSLSocket) else given
         elif self._has_peer:
             self._wrap(self._context)
 
