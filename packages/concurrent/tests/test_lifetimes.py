@@ -19,7 +19,7 @@ from waterspout.concurrent import (
     sleep,
     with_timeout,
 )
-from waterspout.concurrent._chaining import _all_followers
+from waterspout.concurrent._chaining import _all_followers, _find_followers
 from waterspout.ioloop.testing import no_reference_cycles
 
 MANY = 200
@@ -167,12 +167,26 @@ async def test_nothing_is_remembered_of_futures_that_have_gone(new_long):
 
 
 async def test_a_future_with_the_id_of_one_that_has_gone_is_another():
-    for _ in range(50):
-        first, second = new_asyncio(), new_asyncio()
-        chain_future(first, second)
-        first.set_result("x")
-        assert await second == "x"
-        del first, second
+    first, second = new_asyncio(), new_asyncio()
+    chain_future(first, second)
+    kept, its_id = _find_followers(first), id(first)
+    del first
+    others = []
+    for _ in range(10_000):
+        others.append(new_asyncio())
+        if id(others[-1]) == its_id:
+            break
+    else:
+        pytest.skip("the memory was not used again")
+    other = others.pop()
+    assert _find_followers(other) is None
+    follower = new_asyncio()
+    chain_future(other, follower)
+    assert _find_followers(other) is not kept
+    del kept, second
+    assert _find_followers(other) is not None
+    other.set_result("x")
+    assert await follower == "x"
 
 
 async def test_first_come_first_served_behind_one_future():
@@ -208,6 +222,78 @@ async def test_many_threads_chain_behind_one_future_while_it_ends():
         for thread in threads:
             thread.join()
         assert [follower.result(0) for follower in followers] == ["x"] * 40
+
+
+class EndsMeanwhile(concurrent.futures.Future):
+    """Is done by another thread after it was asked, and before a callback is added."""
+
+    is_near_its_end = False
+
+    def done(self):
+        done = super().done()
+        if self.is_near_its_end:
+            self.set_result("x")
+        return done
+
+
+async def test_a_future_that_ends_while_it_is_chained():
+    for new in (new_asyncio, concurrent.futures.Future):
+        for others in (0, 1):
+            first = EndsMeanwhile()
+            followers = [new() for _ in range(others + 1)]
+            for follower in followers[1:]:
+                chain_future(first, follower)
+            first.is_near_its_end = True
+            chain_future(first, followers[0])
+            await turn()
+            assert [follower.result() for follower in followers] == ["x"] * len(followers)
+
+
+async def test_a_future_that_is_over_before_the_chain_comes_to_the_first():
+    """The first is another loop's, which hears of the chain later."""
+    made, over, firsts = threading.Event(), threading.Event(), []
+
+    async def other():
+        firsts.append(new_asyncio())
+        made.set()
+        await asyncio.to_thread(over.wait, 10)
+        assert callbacks_of(firsts[0]) == 1
+        [links] = [len(ref().links) for ref in _all_followers.values() if ref().first() is first]
+        assert links == (1 if follows else 0)
+        first.set_result("x")
+
+    for follows in (False, True):
+        made.clear()
+        over.clear()
+        thread = asyncio.create_task(asyncio.to_thread(asyncio.run, other()))
+        await asyncio.to_thread(made.wait, 10)
+        [first] = firsts
+        with holding_up(first.get_loop()):
+            follower = concurrent.futures.Future()
+            chain_future(first, follower)
+            if not follows:
+                follower.set_result("mine")
+        over.set()
+        await thread
+        assert follower.result(0) == ("x" if follows else "mine")
+        firsts.clear()
+
+
+@contextlib.contextmanager
+def holding_up(loop):
+    """Keep a loop of another thread busy for the length of a block."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold_up():
+        busy.set()
+        assert go_on.wait(10)
+
+    loop.call_soon_threadsafe(hold_up)
+    assert busy.wait(10)
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 async def test_each_follower_gets_its_outcome_in_the_context_of_its_chain():
@@ -252,6 +338,25 @@ async def test_a_limit_leaves_nothing_on_a_future_of_threads(how, cancel):
     assert callbacks_of(foreign) == 1
     assert [len(ref().links) for ref in _all_followers.values() if ref().first() is foreign] == [0]
     foreign.set_exception(KeyError())  # which nobody hears of but its holder
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_a_limit_that_is_closed_leaves_nothing_on_a_future(cancel):
+    for new in KINDS.values():
+        for end in (None, asyncio.Future.cancel, lambda future: future.set_exception(KeyError())):
+            future = new()
+            waiting = with_timeout(None if cancel else 30, future, cancel=cancel)
+            waiting.send(None)
+            if end is asyncio.Future.cancel:
+                future.cancel()
+            elif end is not None:
+                end(future)
+                future.exception()
+            await turn()
+            waiting.close()
+            await turn()
+            if isinstance(future, asyncio.Future):
+                assert callbacks_of(future) == 0
 
 
 @pytest.mark.parametrize("cancel", [True, False])

@@ -212,6 +212,33 @@ async def test_a_coroutine_that_goes_on_after_it_was_closed_keeps_its_hold():
     assert not condition.locked()
 
 
+async def test_a_grant_that_is_not_used_is_not_taken_from_a_coroutine_that_goes_on():
+    condition = Condition()
+
+    async def clean_up_first():
+        await condition.acquire()
+        try:
+            await condition.wait()
+        finally:
+            await asyncio.sleep(0)
+            condition.release()
+
+    waiting = clean_up_first()
+    waiting.send(None)
+    await condition.acquire()
+    granted = asyncio.create_task(condition.acquire())
+    await settle()
+    condition.release()
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        waiting.close()
+    granted.cancel()
+    await asyncio.gather(granted, return_exceptions=True)
+    assert condition.locked()
+    with pytest.raises(GeneratorExit):
+        waiting.send(None)
+    assert not condition.locked()
+
+
 async def test_the_lock_may_be_released_by_another_task_meanwhile():
     condition = Condition()
     waiting = by_block(condition)
