@@ -513,6 +513,19 @@ async def test_a_thread_waits_so_long():
     assert await waiting == "in time"
 
 
+def test_a_thread_without_time_does_not_wait(monkeypatch):
+    room = Room()
+
+    def wait(self, seconds):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waiters.ThreadWaiter.wait", wait)
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError):
+            room.wait_in_thread(timeout)
+    assert len(room.queue) == 0
+
+
 async def test_a_guarded_task_waits_so_long():
     room = Room()
     with pytest.raises(TimeoutError):
