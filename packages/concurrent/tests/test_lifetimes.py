@@ -42,6 +42,10 @@ long_lived = pytest.mark.parametrize("new_long", KINDS.values(), ids=KINDS)
 short_lived = pytest.mark.parametrize("new_short", [Short, ShortForeign], ids=KINDS)
 
 
+async def make_asyncio():
+    return new_asyncio()
+
+
 async def turn():
     for _ in range(3):
         await asyncio.sleep(0)
@@ -116,6 +120,8 @@ async def test_what_is_pending_is_kept_for_those_who_wait_for_it(new_long, new_s
 @long_lived
 async def test_futures_of_loops_that_closed_do_not_gather(new_long):
     long, alive = new_long(), weakref.WeakSet()
+    chain_future(long, await asyncio.to_thread(asyncio.run, make_asyncio()))
+    assert callbacks_of(long) == 0  # it is closed already
 
     async def chain():
         short = Short()

@@ -188,7 +188,8 @@ async def test_who_left_is_not_counted_and_does_not_keep_the_line_for_its_loop(l
 
 
 async def test_zero_timeout_does_not_wait():
-    queue = WaitQueue()
+    queue, yielded = WaitQueue(), []
+    asyncio.get_running_loop().call_soon(yielded.append, True)
     for timeout in (0, -1):
         with pytest.raises(TimeoutError):
             await queue.wait(timeout)
@@ -197,6 +198,7 @@ async def test_zero_timeout_does_not_wait():
     with pytest.raises(ValueError, match="timeout must not be NaN"):
         await queue.wait(float("nan"))
     assert len(queue) == 0
+    assert yielded == []
 
 
 def test_two_open_loops_never_wait_together():

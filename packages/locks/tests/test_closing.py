@@ -130,13 +130,14 @@ async def test_closed_in_wait_it_holds_a_free_lock_until_its_block_is_left(use):
         try:
             await condition.wait()
         finally:
-            seen.append(condition.locked())
+            seen.append((condition.locked(), holder(condition)))
 
     waiting = use(condition, wait)
     waiting.send(None)
     waiting.close()
-    assert seen == [True]
+    assert seen == [(True, asyncio.current_task().get_name())]
     assert not condition.locked()
+    assert holder(condition) is None
 
 
 @USES
