@@ -134,6 +134,10 @@ async def test_timeouts():
     assert queue.wake("x")
     assert await patient == "x"
     assert back == []
+    [in_time] = await park(queue, 1, timeout=10)
+    queue.wake("y")
+    assert await in_time == "y"
+    assert not queue.served
 
 
 @pytest.mark.waterspout("simulated")

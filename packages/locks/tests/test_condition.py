@@ -354,9 +354,13 @@ def test_two_loops_never_wait_together():
             with pytest.raises(RuntimeError, match="another event loop"):
                 call()
         async with condition:
+            following = asyncio.create_task(condition.acquire())
+            await settle()
             with pytest.raises(RuntimeError, match="another event loop"):
                 await condition.wait()
-            assert condition.locked()
+            assert condition.statistics().lock.waiters == 1  # it was not let go
+        await following
+        condition.release()
 
     asyncio.run(intrude())
     condition.notify()
