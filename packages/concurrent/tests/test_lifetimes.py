@@ -19,7 +19,11 @@ from waterspout.concurrent import (
     sleep,
     with_timeout,
 )
-from waterspout.concurrent._chaining import _all_followers, _find_followers
+from waterspout.concurrent._chaining import (
+    _all_followers,
+    _find_followers,
+    _Followers,
+)
 from waterspout.ioloop.testing import no_reference_cycles
 
 MANY = 200
@@ -228,6 +232,44 @@ async def test_many_threads_chain_behind_one_future_while_it_ends():
         for thread in threads:
             thread.join()
         assert [follower.result(0) for follower in followers] == ["x"] * 40
+
+
+async def test_behind_a_future_of_threads_callbacks_run_in_the_context_of_its_end():
+    who = contextvars.ContextVar("who", default="nobody")
+    first, seen = concurrent.futures.Future(), []
+
+    async def chain():
+        who.set("chains")
+        follower = concurrent.futures.Future()
+        follower.add_done_callback(lambda _: seen.append(who.get()))
+        chain_future(first, follower)
+
+    async def end():
+        who.set("ends")
+        first.set_result("x")
+
+    await asyncio.create_task(chain())
+    await asyncio.create_task(end())
+    assert seen == ["ends"]
+
+
+@long_lived
+async def test_many_that_are_pending_are_looked_through_seldom(new_long, monkeypatch):
+    long, sweeps = new_long(), []
+    sweep = _Followers._sweep
+
+    def count(self):
+        sweeps.append(len(self.links))
+        sweep(self)
+
+    monkeypatch.setattr(_Followers, "_sweep", count)
+    followers = [new_asyncio() for _ in range(2000)]
+    for follower in followers:
+        chain_future(long, follower)
+    assert sum(sweeps) < 2 * len(followers)
+    long.cancel()
+    await turn()
+    assert all(follower.cancelled() for follower in followers)
 
 
 class EndsMeanwhile(concurrent.futures.Future):
