@@ -107,6 +107,19 @@ async def test_what_it_follows_is_not_kept_by_a_future_that_is_done(new_long, ne
     assert [second.done() for second in kept] == [True, False]
 
 
+@long_lived
+@short_lived
+async def test_a_future_that_is_done_keeps_nothing_of_what_followed_it(new_long, new_short):
+    first, second = new_long(), new_short()
+    watch = weakref.ref(second)
+    chain_future(first, second)
+    first.set_result("x")
+    await turn()
+    assert second.result() == "x"
+    del second
+    assert watch() is None
+
+
 @short_lived
 @long_lived
 async def test_what_is_pending_is_kept_for_those_who_wait_for_it(new_long, new_short):
