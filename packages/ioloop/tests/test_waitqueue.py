@@ -73,8 +73,26 @@ async def test_those_who_are_being_cancelled_are_nobody():
     for task in tasks:
         task.cancel()
     assert not queue.wake("x")
+    assert len(queue) == 0
     await settle()
     assert all(task.cancelled() for task in tasks)
+    assert len(queue) == 0
+    [next_one] = await park(queue, 1)
+    assert len(queue) == 1
+    assert queue.wake("x")
+    assert await next_one == "x"
+
+
+async def test_who_was_passed_over_is_not_counted_again_when_it_resumes():
+    queue = WaitQueue()
+    first, *others = await park(queue, 6)
+    first.cancel()
+    assert queue.wake("x")
+    assert len(queue) == 4
+    await settle()
+    assert len(queue) == 4
+    assert queue.wake_all("x") == 4
+    assert await asyncio.gather(*others) == ["x"] * 5
 
 
 async def test_what_is_handed_to_a_cancelled_task_is_reclaimed_at_once():
@@ -187,7 +205,9 @@ async def test_who_left_is_not_counted_and_does_not_keep_the_line_for_its_loop(l
     staying = [task for number, task in enumerate(tasks) if number not in leavers]
     for number in range(len(staying)):
         assert queue.wake(number)
+    assert len(queue) == 0
     assert await asyncio.gather(*staying) == list(range(len(staying)))
+    assert len(queue) == 0
     await asyncio.to_thread(asyncio.run, _served(queue))
 
 
@@ -292,6 +312,46 @@ async def test_the_memory_of_a_crowd_is_given_back(all_at_once):
     assert sys.getsizeof(queue.served) > before
     await asyncio.sleep(1)
     assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+@pytest.mark.parametrize("all_at_once", [True, False])
+@pytest.mark.waterspout("simulated")
+async def test_so_it_is_although_nobody_asks_for_it(all_at_once):
+    queue = WaitQueue()
+    tasks = [asyncio.create_task(queue.wait()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    if all_at_once:
+        queue.wake_all("x")
+    else:
+        while queue.wake("x"):
+            pass
+    await asyncio.wait(tasks)
+    await asyncio.sleep(1)
+    assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+@pytest.mark.waterspout("simulated")
+async def test_so_it_is_if_they_take_long_to_resume():
+    queue = WaitQueue()
+    waiting = [queue.wait() for _ in range(1000)]
+    for one in waiting:
+        one.send(None)
+    queue.wake_all("x")
+    await asyncio.sleep(1)
+    assert len(queue.served) == 1000
+    for one in waiting:
+        with pytest.raises(StopIteration):
+            one.send(None)
+    await asyncio.sleep(1)
+    assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+async def test_who_is_served_in_its_own_loop_has_it_at_once():
+    queue = WaitQueue()
+    waiters = [queue.join() for _ in range(3)]
+    assert queue.hand_over("x", queue.check_loop())
+    queue.wake_all("y")
+    assert [waiter.result() for waiter in waiters] == ["x", "y", "y"]
 
 
 def test_who_was_cancelled_in_a_loop_that_closed_is_forgotten():
