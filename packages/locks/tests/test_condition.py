@@ -306,6 +306,7 @@ async def test_wait_for_a_predicate(waterspout_simulated_loop):
         stock.append(2)
         condition.notify()
         assert await waiting == [2]
+        assert loop.time() < 4  # at once, and not when time is up
         stock.clear()
     unnoticed = asyncio.create_task(take(5))
     await settle()
