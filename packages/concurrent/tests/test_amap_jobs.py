@@ -17,18 +17,17 @@ class Jobs:
 
     def __init__(self, threads=2):
         self.executor = concurrent.futures.ThreadPoolExecutor(threads)
-        self.let_go, self.two_begun = threading.Event(), threading.Event()
+        self.let_go, self.slow_begun = threading.Event(), threading.Event()
         self.begun, self.ended = [], []
 
     def __call__(self, item):
         self.begun.append(item)
-        if len(self.begun) >= 2:
-            self.two_begun.set()
         try:
             if item == "fails":
-                assert self.two_begun.wait(20)
+                assert self.slow_begun.wait(20)
                 raise KeyError
             if item != "quick":
+                self.slow_begun.set()
                 assert self.let_go.wait(20)
         finally:
             self.ended.append(item)

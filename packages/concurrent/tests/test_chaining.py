@@ -129,6 +129,11 @@ def test_a_loop_that_has_closed_is_nobody():
         alive.set_result("x")
         await asyncio.sleep(0)
         assert not dead.done()
+        alive = await make()
+        chain_future(dead, alive)
+        alive.cancel()
+        await asyncio.sleep(0)
+        assert not dead.done()
 
     asyncio.run(main())
 

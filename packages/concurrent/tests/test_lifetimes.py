@@ -19,7 +19,11 @@ from waterspout.concurrent import (
     sleep,
     with_timeout,
 )
-from waterspout.concurrent._chaining import _all_followers
+from waterspout.concurrent._chaining import (
+    _all_followers,
+    _find_followers,
+    _Followers,
+)
 from waterspout.ioloop.testing import no_reference_cycles
 
 MANY = 200
@@ -40,6 +44,10 @@ def new_asyncio():
 KINDS = {"asyncio": new_asyncio, "threads": concurrent.futures.Future}
 long_lived = pytest.mark.parametrize("new_long", KINDS.values(), ids=KINDS)
 short_lived = pytest.mark.parametrize("new_short", [Short, ShortForeign], ids=KINDS)
+
+
+async def make_asyncio():
+    return new_asyncio()
 
 
 async def turn():
@@ -99,6 +107,19 @@ async def test_what_it_follows_is_not_kept_by_a_future_that_is_done(new_long, ne
     assert [second.done() for second in kept] == [True, False]
 
 
+@long_lived
+@short_lived
+async def test_a_future_that_is_done_keeps_nothing_of_what_followed_it(new_long, new_short):
+    first, second = new_long(), new_short()
+    watch = weakref.ref(second)
+    chain_future(first, second)
+    first.set_result("x")
+    await turn()
+    assert second.result() == "x"
+    del second
+    assert watch() is None
+
+
 @short_lived
 @long_lived
 async def test_what_is_pending_is_kept_for_those_who_wait_for_it(new_long, new_short):
@@ -116,6 +137,8 @@ async def test_what_is_pending_is_kept_for_those_who_wait_for_it(new_long, new_s
 @long_lived
 async def test_futures_of_loops_that_closed_do_not_gather(new_long):
     long, alive = new_long(), weakref.WeakSet()
+    chain_future(long, await asyncio.to_thread(asyncio.run, make_asyncio()))
+    assert callbacks_of(long) == 0  # it is closed already
 
     async def chain():
         short = Short()
@@ -167,12 +190,26 @@ async def test_nothing_is_remembered_of_futures_that_have_gone(new_long):
 
 
 async def test_a_future_with_the_id_of_one_that_has_gone_is_another():
-    for _ in range(50):
-        first, second = new_asyncio(), new_asyncio()
-        chain_future(first, second)
-        first.set_result("x")
-        assert await second == "x"
-        del first, second
+    first, second = new_asyncio(), new_asyncio()
+    chain_future(first, second)
+    kept, its_id = _find_followers(first), id(first)
+    del first
+    others = []
+    for _ in range(10_000):
+        others.append(new_asyncio())
+        if id(others[-1]) == its_id:
+            break
+    else:
+        pytest.skip("the memory was not used again")
+    other = others.pop()
+    assert _find_followers(other) is None
+    follower = new_asyncio()
+    chain_future(other, follower)
+    assert _find_followers(other) is not kept
+    del kept, second
+    assert _find_followers(other) is not None
+    other.set_result("x")
+    assert await follower == "x"
 
 
 async def test_first_come_first_served_behind_one_future():
@@ -208,6 +245,116 @@ async def test_many_threads_chain_behind_one_future_while_it_ends():
         for thread in threads:
             thread.join()
         assert [follower.result(0) for follower in followers] == ["x"] * 40
+
+
+async def test_behind_a_future_of_threads_callbacks_run_in_the_context_of_its_end():
+    who = contextvars.ContextVar("who", default="nobody")
+    first, seen = concurrent.futures.Future(), []
+
+    async def chain():
+        who.set("chains")
+        follower = concurrent.futures.Future()
+        follower.add_done_callback(lambda _: seen.append(who.get()))
+        chain_future(first, follower)
+
+    async def end():
+        who.set("ends")
+        first.set_result("x")
+
+    await asyncio.create_task(chain())
+    await asyncio.create_task(end())
+    assert seen == ["ends"]
+
+
+@long_lived
+async def test_many_that_are_pending_are_looked_through_seldom(new_long, monkeypatch):
+    long, sweeps = new_long(), []
+    sweep = _Followers._sweep
+
+    def count(self):
+        sweeps.append(len(self.links))
+        sweep(self)
+
+    monkeypatch.setattr(_Followers, "_sweep", count)
+    followers = [new_asyncio() for _ in range(2000)]
+    for follower in followers:
+        chain_future(long, follower)
+    assert sum(sweeps) < 2 * len(followers)
+    long.cancel()
+    await turn()
+    assert all(follower.cancelled() for follower in followers)
+
+
+class EndsMeanwhile(concurrent.futures.Future):
+    """Is done by another thread after it was asked, and before a callback is added."""
+
+    is_near_its_end = False
+
+    def done(self):
+        done = super().done()
+        if self.is_near_its_end:
+            self.set_result("x")
+        return done
+
+
+async def test_a_future_that_ends_while_it_is_chained():
+    for new in (new_asyncio, concurrent.futures.Future):
+        for others in (0, 1):
+            first = EndsMeanwhile()
+            followers = [new() for _ in range(others + 1)]
+            for follower in followers[1:]:
+                chain_future(first, follower)
+            first.is_near_its_end = True
+            chain_future(first, followers[0])
+            await turn()
+            assert [follower.result() for follower in followers] == ["x"] * len(followers)
+
+
+async def test_a_future_that_is_over_before_the_chain_comes_to_the_first():
+    """The first is another loop's, which hears of the chain later."""
+    made, over, firsts = threading.Event(), threading.Event(), []
+
+    async def other():
+        firsts.append(new_asyncio())
+        made.set()
+        await asyncio.to_thread(over.wait, 10)
+        assert callbacks_of(firsts[0]) == 1
+        [links] = [len(ref().links) for ref in _all_followers.values() if ref().first() is first]
+        assert links == (1 if follows else 0)
+        first.set_result("x")
+
+    for follows in (False, True):
+        made.clear()
+        over.clear()
+        thread = asyncio.create_task(asyncio.to_thread(asyncio.run, other()))
+        await asyncio.to_thread(made.wait, 10)
+        [first] = firsts
+        with holding_up(first.get_loop()):
+            follower = concurrent.futures.Future()
+            chain_future(first, follower)
+            if not follows:
+                follower.set_result("mine")
+        over.set()
+        await thread
+        assert follower.result(0) == ("x" if follows else "mine")
+        firsts.clear()
+
+
+@contextlib.contextmanager
+def holding_up(loop):
+    """Keep a loop of another thread busy for the length of a block."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold_up():
+        busy.set()
+        assert go_on.wait(10)
+
+    loop.call_soon_threadsafe(hold_up)
+    assert busy.wait(10)
+    try:
+        yield
+    finally:
+        go_on.set()
 
 
 async def test_each_follower_gets_its_outcome_in_the_context_of_its_chain():
@@ -252,6 +399,25 @@ async def test_a_limit_leaves_nothing_on_a_future_of_threads(how, cancel):
     assert callbacks_of(foreign) == 1
     assert [len(ref().links) for ref in _all_followers.values() if ref().first() is foreign] == [0]
     foreign.set_exception(KeyError())  # which nobody hears of but its holder
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_a_limit_that_is_closed_leaves_nothing_on_a_future(cancel):
+    for new in KINDS.values():
+        for end in (None, asyncio.Future.cancel, lambda future: future.set_exception(KeyError())):
+            future = new()
+            waiting = with_timeout(None if cancel else 30, future, cancel=cancel)
+            waiting.send(None)
+            if end is asyncio.Future.cancel:
+                future.cancel()
+            elif end is not None:
+                end(future)
+                future.exception()
+            await turn()
+            waiting.close()
+            await turn()
+            if isinstance(future, asyncio.Future):
+                assert callbacks_of(future) == 0
 
 
 @pytest.mark.parametrize("cancel", [True, False])

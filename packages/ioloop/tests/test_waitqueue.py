@@ -4,12 +4,15 @@ import asyncio
 import gc
 import sys
 import threading
+import weakref
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waterspout.ioloop import IOLoop
 from waterspout.ioloop.scheduling import WaitQueue
+from waterspout.ioloop.scheduling._waiters import ThreadWaiter
 from waterspout.ioloop.testing import simulate
 
 
@@ -70,8 +73,26 @@ async def test_those_who_are_being_cancelled_are_nobody():
     for task in tasks:
         task.cancel()
     assert not queue.wake("x")
+    assert len(queue) == 0
     await settle()
     assert all(task.cancelled() for task in tasks)
+    assert len(queue) == 0
+    [next_one] = await park(queue, 1)
+    assert len(queue) == 1
+    assert queue.wake("x")
+    assert await next_one == "x"
+
+
+async def test_who_was_passed_over_is_not_counted_again_when_it_resumes():
+    queue = WaitQueue()
+    first, *others = await park(queue, 6)
+    first.cancel()
+    assert queue.wake("x")
+    assert len(queue) == 4
+    await settle()
+    assert len(queue) == 4
+    assert queue.wake_all("x") == 4
+    assert await asyncio.gather(*others) == ["x"] * 5
 
 
 async def test_what_is_handed_to_a_cancelled_task_is_reclaimed_at_once():
@@ -131,6 +152,10 @@ async def test_timeouts():
     assert queue.wake("x")
     assert await patient == "x"
     assert back == []
+    [in_time] = await park(queue, 1, timeout=10)
+    queue.wake("y")
+    assert await in_time == "y"
+    assert not queue.served
 
 
 @pytest.mark.waterspout("simulated")
@@ -180,12 +205,15 @@ async def test_who_left_is_not_counted_and_does_not_keep_the_line_for_its_loop(l
     staying = [task for number, task in enumerate(tasks) if number not in leavers]
     for number in range(len(staying)):
         assert queue.wake(number)
+    assert len(queue) == 0
     assert await asyncio.gather(*staying) == list(range(len(staying)))
+    assert len(queue) == 0
     await asyncio.to_thread(asyncio.run, _served(queue))
 
 
 async def test_zero_timeout_does_not_wait():
-    queue = WaitQueue()
+    queue, yielded = WaitQueue(), []
+    asyncio.get_running_loop().call_soon(yielded.append, True)
     for timeout in (0, -1):
         with pytest.raises(TimeoutError):
             await queue.wait(timeout)
@@ -194,6 +222,7 @@ async def test_zero_timeout_does_not_wait():
     with pytest.raises(ValueError, match="timeout must not be NaN"):
         await queue.wait(float("nan"))
     assert len(queue) == 0
+    assert yielded == []
 
 
 def test_two_open_loops_never_wait_together():
@@ -283,6 +312,46 @@ async def test_the_memory_of_a_crowd_is_given_back(all_at_once):
     assert sys.getsizeof(queue.served) > before
     await asyncio.sleep(1)
     assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+@pytest.mark.parametrize("all_at_once", [True, False])
+@pytest.mark.waterspout("simulated")
+async def test_so_it_is_although_nobody_asks_for_it(all_at_once):
+    queue = WaitQueue()
+    tasks = [asyncio.create_task(queue.wait()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    if all_at_once:
+        queue.wake_all("x")
+    else:
+        while queue.wake("x"):
+            pass
+    await asyncio.wait(tasks)
+    await asyncio.sleep(1)
+    assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+@pytest.mark.waterspout("simulated")
+async def test_so_it_is_if_they_take_long_to_resume():
+    queue = WaitQueue()
+    waiting = [queue.wait() for _ in range(1000)]
+    for one in waiting:
+        one.send(None)
+    queue.wake_all("x")
+    await asyncio.sleep(1)
+    assert len(queue.served) == 1000
+    for one in waiting:
+        with pytest.raises(StopIteration):
+            one.send(None)
+    await asyncio.sleep(1)
+    assert sys.getsizeof(queue.served) == sys.getsizeof({})
+
+
+async def test_who_is_served_in_its_own_loop_has_it_at_once():
+    queue = WaitQueue()
+    waiters = [queue.join() for _ in range(3)]
+    assert queue.hand_over("x", queue.check_loop())
+    queue.wake_all("y")
+    assert [waiter.result() for waiter in waiters] == ["x", "y", "y"]
 
 
 def test_who_was_cancelled_in_a_loop_that_closed_is_forgotten():
@@ -513,6 +582,19 @@ async def test_a_thread_waits_so_long():
     assert await waiting == "in time"
 
 
+def test_a_thread_without_time_does_not_wait(monkeypatch):
+    room = Room()
+
+    def wait(self, seconds):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr("waterspout.ioloop.scheduling._waiters.ThreadWaiter.wait", wait)
+    for timeout in (0, -1):
+        with pytest.raises(TimeoutError):
+            room.wait_in_thread(timeout)
+    assert len(room.queue) == 0
+
+
 async def test_a_guarded_task_waits_so_long():
     room = Room()
     with pytest.raises(TimeoutError):
@@ -696,3 +778,204 @@ async def test_a_guarded_task_that_is_cancelled_leaves_the_line():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(room.queue) == 0
+
+
+class Owner:
+    """Has a queue, and takes back what that reclaims."""
+
+    def __init__(self):
+        self.back = []
+        self.queue = WaitQueue(Owner.reclaim, owner=self)
+
+    def reclaim(self, value):
+        self.back.append(value)
+
+
+def test_an_owner_is_no_reference_cycle():
+    gc.disable()
+    try:
+        owner = Owner()
+        watch = weakref.ref(owner)
+        del owner
+        assert watch() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_an_owner_reclaims_as_long_as_it_is_there(gone):
+    owner = Owner()
+    queue, back = owner.queue, owner.back
+    waiting = queue.wait()
+    waiting.send(None)
+    queue.wake("permit")
+    if gone:
+        del owner
+    waiting.close()
+    assert back == ([] if gone else ["permit"])
+    assert not queue.served
+
+
+def close_in_thread(coroutine):
+    """Close it as the garbage collector may do it: in a thread that knows nothing of its loop."""
+    thread = threading.Thread(target=coroutine.close)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_what_is_closed_in_another_thread_leaves_the_line_in_its_own(served):
+    owner = Owner()
+    waiting = owner.queue.wait()
+    waiting.send(None)
+    if served:
+        owner.queue.wake("permit")
+    close_in_thread(waiting)
+    assert owner.back == []
+    assert len(owner.queue) == (not served)
+    await settle()
+    assert owner.back == (["permit"] if served else [])
+    assert len(owner.queue) == 0
+
+
+@pytest.mark.parametrize("loop_closes", [False, True])
+def test_a_value_that_a_closed_coroutine_hands_over_in_another_thread(loop_closes):
+    owner, loop = Owner(), asyncio.new_event_loop()
+
+    async def hold():
+        try:
+            await asyncio.sleep(30)
+        finally:
+            assert owner.queue.wake("permit")
+
+    async def begin():
+        waiting.send(None)
+        holding.send(None)
+        close_in_thread(holding)
+        assert owner.back == []
+
+    waiting, holding = owner.queue.wait(), hold()
+    loop.run_until_complete(begin())
+    if loop_closes:
+        loop.close()
+        owner.queue.recover()
+    else:
+        loop.run_until_complete(settle())
+        loop.close()
+    assert owner.back == ["permit"]
+    waiting.close()
+
+
+@pytest.mark.parametrize("when", ["left", "served"])
+async def test_a_loop_that_closes_before_it_hears_of_that(when):
+    """Whatever it has not heard of is recovered."""
+    owner = Owner()
+
+    def in_another_loop():
+        loop = asyncio.new_event_loop()
+        waiting = owner.queue.wait()
+
+        async def begin():
+            waiting.send(None)
+            if when == "served":
+                owner.queue.wake("permit")
+            closing = loop.call_soon_threadsafe
+            loop.call_soon_threadsafe = closes
+            close_in_thread(waiting)
+            loop.call_soon_threadsafe = closing
+
+        def closes(*args):
+            raise RuntimeError("Event loop is closed")
+
+        loop.run_until_complete(begin())
+        loop.close()
+
+    await asyncio.to_thread(in_another_loop)
+    owner.queue.recover()
+    assert owner.back == (["permit"] if when == "served" else [])
+    assert await asyncio.wait_for(_served_soon(owner.queue), 1) == "x"
+
+
+async def _served_soon(queue):
+    asyncio.get_running_loop().call_soon(queue.wake, "x")
+    return await queue.wait()
+
+
+async def test_a_wait_that_cannot_begin_leaves_no_timer():
+    queue = WaitQueue()
+    loop = asyncio.new_event_loop()
+    waiting = queue.wait()
+
+    async def begin():
+        waiting.send(None)
+
+    await asyncio.to_thread(loop.run_until_complete, begin())
+    timers = IOLoop.current()._alarm.timers
+    before = len(timers)
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await queue.wait(30)
+    assert len(timers) == before
+    assert len(queue) == 1
+    loop.close()
+    waiting.close()
+
+
+async def test_a_task_whose_coroutine_was_closed_while_it_waited_through_can_be_ended():
+    queue = WaitQueue()
+    waiting = queue.wait_through()
+    task = asyncio.create_task(waiting)
+    await settle()
+    waiting.close()
+    assert len(queue) == 0
+    task.cancel()
+    await asyncio.wait([task])
+    assert "already awaited" in str(task.exception())
+
+
+def test_a_thread_that_looks_lets_go_of_a_loop_of_which_nobody_waits(monkeypatch):
+    monkeypatch.setattr("waterspout.ioloop.scheduling._threadline.CHECK_INTERVAL", 0.001)
+    room, looked = Room(), threading.Event()
+
+    def wait():
+        with room.guard:
+            return room.queue.wait_in_thread(check=looked.set)
+
+    async def main():
+        staying = asyncio.create_task(room.wait())
+        await room.has(1)
+        thread = asyncio.create_task(asyncio.to_thread(wait))
+        await asyncio.to_thread(looked.wait, 10)
+        assert room.queue._loop is asyncio.get_running_loop()
+        room.wake("x")
+        assert await staying == "x"
+        while room.queue._loop is not None:
+            await asyncio.sleep(0.001)
+        room.wake("y")
+        assert await thread == "y"
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_finds_nothing_waits_on(monkeypatch):
+    monkeypatch.setattr("waterspout.ioloop.scheduling._threadline.CHECK_INTERVAL", 0.001)
+    room, waits, result = Room(), [], []
+    wait = ThreadWaiter.wait
+
+    def count(self, seconds):
+        waits.append(seconds)
+        wait(self, seconds)
+
+    monkeypatch.setattr(ThreadWaiter, "wait", count)
+    thread = threading.Thread(target=lambda: result.append(room.wait_in_thread()))
+    thread.start()
+
+    async def wake():
+        while len(waits) < 4:
+            await asyncio.sleep(0.001)
+        assert len(room.queue) == 1
+        room.wake("x")
+
+    asyncio.run(wake())
+    thread.join()
+    assert result == ["x"]
+    assert set(waits) == {0.001}

@@ -130,13 +130,14 @@ async def test_closed_in_wait_it_holds_a_free_lock_until_its_block_is_left(use):
         try:
             await condition.wait()
         finally:
-            seen.append(condition.locked())
+            seen.append((condition.locked(), holder(condition)))
 
     waiting = use(condition, wait)
     waiting.send(None)
     waiting.close()
-    assert seen == [True]
+    assert seen == [(True, asyncio.current_task().get_name())]
     assert not condition.locked()
+    assert holder(condition) is None
 
 
 @USES
@@ -207,6 +208,33 @@ async def test_a_coroutine_that_goes_on_after_it_was_closed_keeps_its_hold():
         waiting.close()
     condition.release()
     assert condition.locked()  # by the coroutine, which goes on
+    with pytest.raises(GeneratorExit):
+        waiting.send(None)
+    assert not condition.locked()
+
+
+async def test_a_grant_that_is_not_used_is_not_taken_from_a_coroutine_that_goes_on():
+    condition = Condition()
+
+    async def clean_up_first():
+        await condition.acquire()
+        try:
+            await condition.wait()
+        finally:
+            await asyncio.sleep(0)
+            condition.release()
+
+    waiting = clean_up_first()
+    waiting.send(None)
+    await condition.acquire()
+    granted = asyncio.create_task(condition.acquire())
+    await settle()
+    condition.release()
+    with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+        waiting.close()
+    granted.cancel()
+    await asyncio.gather(granted, return_exceptions=True)
+    assert condition.locked()
     with pytest.raises(GeneratorExit):
         waiting.send(None)
     assert not condition.locked()

@@ -117,7 +117,7 @@ async def test_any_of_many_waiters_is_cancelled_in_constant_time(waits, timeout)
         steps.setdefault("join", []).append(steps_of(begin, 1, wait, *timeout))
         end(waiting)
     for _, few, many in steps.values():
-        assert many <= few + 20
+        assert many <= few + 500  # and not 20_000
 
 
 def end(waiting):
@@ -148,7 +148,7 @@ async def test_any_number_of_waiters_is_served_in_constant_time(make):
         with pytest.raises(StopIteration):
             waiting.pop(0).send(None)
         end(waiting)
-    assert steps[2] <= steps[1] + 20
+    assert steps[2] <= steps[1] + 500  # and not 20_000
 
 
 async def test_one_of_many_is_notified_in_constant_time():
@@ -158,4 +158,4 @@ async def test_one_of_many_is_notified_in_constant_time():
         waiting = begin(count, condition.wait)
         steps.append(steps_of(condition.notify))
         end(waiting)
-    assert steps[2] <= steps[1] + 20
+    assert steps[2] <= steps[1] + 500  # and not 20_000

@@ -121,6 +121,37 @@ async def test_with_anothers_lock_it_is_a_mistake():
     await next_one
 
 
+@pytest.mark.parametrize("how", ["block", "lock's block", "acquire", "lock's acquire"])
+@pytest.mark.parametrize("had_waited", [False, True])
+async def test_the_holder_of_its_lock_is_known_however_it_was_taken(how, had_waited):
+    lock = Lock()
+    condition = Condition(lock)
+    me = asyncio.current_task().get_name()
+
+    async def intrude():
+        assert condition.statistics().lock.holder == me
+        with pytest.raises(RuntimeError, match="whose lock another task holds"):
+            await condition.wait()
+        assert condition.locked()
+
+    async def hold():
+        async with lock:
+            await asyncio.sleep(0)
+
+    holding = asyncio.create_task(hold()) if had_waited else None
+    await asyncio.sleep(0)
+    if "block" in how:
+        async with lock if "lock's" in how else condition:
+            await asyncio.create_task(intrude())
+    else:
+        await (lock if "lock's" in how else condition).acquire()
+        await asyncio.create_task(intrude())
+        condition.release()
+    assert condition.statistics().lock == LockStatistics(False, None, 0)
+    if holding is not None:
+        await holding
+
+
 async def test_a_holder_from_before_is_given_the_benefit():
     lock = Lock()
     async with lock:
@@ -275,6 +306,7 @@ async def test_wait_for_a_predicate(waterspout_simulated_loop):
         stock.append(2)
         condition.notify()
         assert await waiting == [2]
+        assert loop.time() < 4  # at once, and not when time is up
         stock.clear()
     unnoticed = asyncio.create_task(take(5))
     await settle()
@@ -323,9 +355,13 @@ def test_two_loops_never_wait_together():
             with pytest.raises(RuntimeError, match="another event loop"):
                 call()
         async with condition:
+            following = asyncio.create_task(condition.acquire())
+            await settle()
             with pytest.raises(RuntimeError, match="another event loop"):
                 await condition.wait()
-            assert condition.locked()
+            assert condition.statistics().lock.waiters == 1  # it was not let go
+        await following
+        condition.release()
 
     asyncio.run(intrude())
     condition.notify()

@@ -102,7 +102,7 @@ async def test_any_of_many_waiters_is_cancelled_in_constant_time(waits, timeout)
         steps.setdefault("join", []).append(steps_of(begin, 1, wait, *timeout))
         end(waiting)
     for _, few, many in steps.values():
-        assert many <= few + 20
+        assert many <= few + 500  # and not 20_000
 
 
 def end(waiting):
@@ -135,4 +135,4 @@ async def test_any_number_of_waiters_is_served_in_constant_time(guarded):
         steps["get"].append(steps_of(queue.get_nowait))
         end(waiting)
     for _, few, many in steps.values():
-        assert many <= few + 20
+        assert many <= few + 500  # and not 20_000

@@ -219,10 +219,8 @@ class _Followers:
 
     def __call__(self, first: Any) -> None:
         self._is_over = True
-        for link in list(self.links):
-            second = self.links.pop(link, None)
-            if second is None:
-                continue
+        for link, second in list(self.links.items()):
+            self.links.pop(link, None)
             give = functools.partial(at_home, second, functools.partial(_copy, first, second))
             if link.context is None:
                 give()
@@ -262,8 +260,7 @@ def _find_followers(first: AnyFuture) -> _Followers | None:
 
 
 def _forget(key: int, reference: weakref.ref[_Followers]) -> None:
-    if _all_followers.get(key) is reference:  # else another future has that `id` now
-        del _all_followers[key]
+    del _all_followers[key]  # it is there still, since a reference that was replaced calls nothing
 
 
 def _follow(first: AnyFuture, second: AnyFuture, link: _Link) -> None:

@@ -134,9 +134,8 @@ class Lock(Held):
     def _pass_on(self, permit: None = None) -> None:
         if self._shares:
             self._shares -= 1
-        else:
+        else:  # nobody is noted as its holder, since the last one has not resumed
             self._locked = self._waiters.wake(None)
-            self._holder = None
 
     async def __aexit__(
         self,
