@@ -149,8 +149,6 @@ class Process:
     closed.
 
     Attributes:
-        pid: Its number.
-        args: What was started.
         stdin: A stream to write to, if it was to be one.
         stdout: A stream to read from, if it was to be one.
         stderr: A stream to read from, if it was to be one.
@@ -159,8 +157,6 @@ class Process:
     def __init__(self, child: Child, reactor: Reactor) -> None:
         self._child = child
         self._reactor = reactor
-        self.pid: int = child.pid
-        self.args: Any = child.popen.args
         self._has_input = False  # whether communicate() has given it its input
         self._outputs: list[asyncio.Future[bytes] | None] = [None, None]
         self._exited: asyncio.Future[None] = reactor.create_future()
@@ -203,6 +199,16 @@ class Process:
                     await _until_done(self._exited)
             finally:
                 _close((self.stdin, self.stdout, self.stderr))
+
+    @property
+    def pid(self) -> int:
+        """The process's number, also after its end."""
+        return self._child.pid
+
+    @property
+    def args(self) -> Any:
+        """What was started, as it was given to `open_process`."""
+        return self._child.popen.args
 
     @property
     def returncode(self) -> int | None:

@@ -136,11 +136,7 @@ def _hosts(host: object) -> Sequence[str | None]:
 
 
 class TCPServer(StreamServer):
-    """A port being listened on; what `serve_tcp` returns. See `StreamServer`.
-
-    Attributes:
-        port: The port of the first address.
-    """
+    """A port being listened on; what `serve_tcp` returns. See `StreamServer`."""
 
     def __init__(
         self,
@@ -150,9 +146,14 @@ class TCPServer(StreamServer):
         sockets: list[_socket.socket],
         max_connections: int | None,
     ) -> None:
-        self.port: int = sockets[0].getsockname()[1]
-        self._where = f"port={self.port}"
+        self._port: int = sockets[0].getsockname()[1]
+        self._where = f"port={self._port}"
         super().__init__(reactor, handler, new_stream, sockets, max_connections)
+
+    @property
+    def port(self) -> int:
+        """The port of the first address."""
+        return self._port
 
 
 def _listen(

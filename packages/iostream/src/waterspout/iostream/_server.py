@@ -101,9 +101,6 @@ class StreamServer:
         sockets: The listening sockets; they are its own from now on.
         max_connections: How many may be open at a time; `None` for any number.
 
-    Attributes:
-        sockets: The listening sockets.
-
     Raises:
         Exception: If the reactor cannot register one of the sockets. All are closed then.
     """
@@ -118,7 +115,7 @@ class StreamServer:
         sockets: list[_socket.socket],
         max_connections: int | None,
     ) -> None:
-        self.sockets: tuple[_socket.socket, ...] = tuple(sockets)
+        self._sockets = tuple(sockets)
         self._reactor = reactor
         self._handler = handler
         self._new_stream = new_stream
@@ -151,6 +148,11 @@ class StreamServer:
         exc_tb: TracebackType | None,
     ) -> None:
         await self.close(None if exc_type is None else 0)
+
+    @property
+    def sockets(self) -> tuple[_socket.socket, ...]:
+        """The listening sockets."""
+        return self._sockets
 
     @property
     def connections(self) -> int:
@@ -194,7 +196,7 @@ class StreamServer:
             return
         self._closed = True
         with contextlib.ExitStack() as stack:  # every socket is closed, whatever is raised
-            for listener in self.sockets:
+            for listener in self._sockets:
                 stack.callback(listener.close)
                 stack.callback(self._unregister, listener)
 

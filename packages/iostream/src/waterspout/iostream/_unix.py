@@ -144,11 +144,7 @@ async def serve_unix(
 
 
 class UnixServer(StreamServer):
-    """A Unix socket being listened on; what `serve_unix` returns. See `StreamServer`.
-
-    Attributes:
-        path: Its file, as it was given, or its abstract name.
-    """
+    """A Unix socket being listened on; what `serve_unix` returns. See `StreamServer`."""
 
     def __init__(
         self,
@@ -159,7 +155,7 @@ class UnixServer(StreamServer):
         max_connections: int | None,
         path: str | bytes,
     ) -> None:
-        self.path: str | bytes = path
+        self._path = path
         self._where = f"path={path!r}"
         self._file: Path | None = None
         self._process = os.getpid()
@@ -167,6 +163,11 @@ class UnixServer(StreamServer):
             self._file = file_of(path).absolute()  # the same one after os.chdir()
             self._identity = identity_of(self._file)
         super().__init__(reactor, handler, new_stream, [socket], max_connections)
+
+    @property
+    def path(self) -> str | bytes:
+        """Its file, as it was given, or its abstract name."""
+        return self._path
 
     def _stop_listening(self) -> None:
         try:
