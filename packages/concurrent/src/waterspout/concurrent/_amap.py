@@ -16,6 +16,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import inspect
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -201,6 +202,7 @@ class _Work(Generic[R]):
         ordered: bool,
     ) -> None:
         self._call = call
+        self._only_awaits = inspect.iscoroutinefunction(call)  # and begins nothing when called
         self._source = source
         self._asks_source = isinstance(source, AsyncIterator)  # asking each time takes long
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that runs
@@ -284,10 +286,14 @@ class _Work(Generic[R]):
         return len(self._open) + self._unordered
 
     def _begin(self, item: Any) -> None:
-        call = Call()
         try:
-            awaitable = call.run(self._call, item)
-            task = self._start(awaitable, self._on_done, call.canceller(awaitable))
+            if self._only_awaits:
+                awaitable, canceller = self._call(item), None
+            else:
+                call = Call()
+                awaitable = call.run(self._call, item)
+                canceller = call.canceller(awaitable)
+            task = self._start(awaitable, self._on_done, canceller)
         except Exception as error:
             self._fail(error)
             return
@@ -296,7 +302,7 @@ class _Work(Generic[R]):
         else:
             self._unordered += 1
         # The traceback of what was raised already refers to this frame.
-        del awaitable, task
+        del awaitable, canceller, task
 
     def _start(
         self,
