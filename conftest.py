@@ -136,6 +136,12 @@ def waterspout_loops() -> dict[str, Any]:
 
 
 @pytest.fixture
+def importable_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have other processes find the functions of test modules, whose names begin at the root."""
+    monkeypatch.setattr(sys, "path", [str(request.config.rootpath), *sys.path])
+
+
+@pytest.fixture
 def loop_name() -> str:
     """The loop that a test which is no coroutine function asks for by parametrising this."""
     return "asyncio"

@@ -228,6 +228,7 @@ def run_on_pool(jobs, context):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("importable_tests")
 @pytest.mark.parametrize("run", [run_on_executor, run_on_pool])
 def test_exceptions_come_from_other_processes_as_what_they_are(run):
     for error, (kind, message) in zip(

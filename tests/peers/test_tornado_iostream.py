@@ -51,9 +51,6 @@ NOT_FOLLOWED = {
         "a TLS stream that is closed goes on receiving for a while, to be told of the end; so "
         "what is written meanwhile is taken",
     ),
-    f"{PIPE}.test_write_bytearray_resizable_after_error": (
-        "asks for the end inside of the write that fails; ours is closed at the loop's next turn"
-    ),
 }
 SKIPPED = {
     **dict.fromkeys(

@@ -79,6 +79,7 @@ def where_am_i():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("importable_tests")
 async def test_a_pool_of_processes_can_be_the_default():
     loop = IOLoop.current()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -301,6 +302,7 @@ def end():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("importable_tests")
 async def test_processes_report_every_failure():
     context = get_context("spawn")
     loop = IOLoop.current()

@@ -257,7 +257,10 @@ class ReceivingStream(WritingStream):
             elif not self._closed:
                 if events & WRITE:
                     self._flush()
-                if events & _INPUT and not self._ended:
+                # A connection that cannot be written to is read to its end at once, so that the
+                # stream is mostly closed by the time that a failed write is told.
+                is_readable = events & _INPUT or self._write_error is not None
+                if is_readable and not self._ended:
                     self._fill()
         except Exception as error:
             self._break(error)
