@@ -39,6 +39,10 @@ class Peer:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
+    def give_away(self):
+        """Give the socket, which is somebody else's to close from now on."""
+        return socket.socket(fileno=self.socket.detach())
+
     def close(self):
         self.socket.close()
 

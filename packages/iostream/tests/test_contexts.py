@@ -134,7 +134,7 @@ async def test_close_callback_keeps_its_context_in_start_tls(
     stream, peer = await shared_pair()
     note = noted()
     await in_second(stream.set_close_callback, note.callback)
-    server = IOStream(peer.socket)
+    server = IOStream(peer.give_away())
     secured, other = await asyncio.gather(
         stream.start_tls(False, client_context, "localhost"), server.start_tls(True, server_context)
     )

@@ -37,7 +37,7 @@ async def test_body_after_a_header_is_received_into_memory(
     make_pair, secure, server_context, client_context
 ):
     stream, peer = make_pair(tcp=True)
-    sender = IOStream(peer.socket)
+    sender = IOStream(peer.give_away())
     if secure:
         stream, sender = await asyncio.gather(
             stream.start_tls(False, client_context, "localhost"),

@@ -306,7 +306,7 @@ async def test_refused_write_of_tls_fails_the_writing_side(
     reactor, stream, peer = refusing_pair()
     client, server = await asyncio.gather(
         stream.start_tls(False, client_context, "localhost"),
-        IOStream(peer.socket).start_tls(True, server_context),
+        IOStream(peer.give_away()).start_tls(True, server_context),
     )
     async with client, server:
         await client.write(b"x")
