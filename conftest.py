@@ -37,9 +37,9 @@ except ImportError:  # there is none for Windows
     uvloop = None
 
 try:
-    from hypothesis import settings
+    from hypothesis import given, settings, strategies
 except ImportError:  # what crosses packages does without
-    pass
+    settings = None
 else:
     settings.register_profile("waterspout", deadline=None)
     settings.load_profile("waterspout")
@@ -120,8 +120,24 @@ def pytest_collection_finish() -> None:
 
     Thousands of tests make it slow, and many tests ask it what they have left behind.
     """
+    if settings is not None:
+        _warm_hypothesis_up()
     gc.collect()
     gc.freeze()
+
+
+def _warm_hypothesis_up() -> None:
+    """Have Hypothesis note its generators of random numbers.
+
+    It asks the garbage collector who refers to them, which leaves out what is frozen.
+    """
+
+    @settings(max_examples=1, database=None)
+    @given(strategies.none())
+    def example(_: None) -> None:
+        pass
+
+    example()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -41,6 +41,6 @@ def error_of(task: "asyncio.Task[Any]") -> BaseException | None:
 
 def _stop(task: "asyncio.Task[Any]") -> None:
     error = None if task.cancelled() else task.exception()
-    # Those have left the loop already; to stop it now would stop its next run.
+    # These two have left the loop already; to stop it now would stop its next run.
     if not isinstance(error, KeyboardInterrupt | SystemExit):
         task.get_loop().stop()

@@ -143,7 +143,7 @@ def check_selectable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
 
 
 class _ReaderState:
-    """What an `AddReaderPoller` knows of a registration.
+    """The state of a registration in an `AddReaderPoller`.
 
     Attributes:
         reading: Whether the loop has a reader of the descriptor.

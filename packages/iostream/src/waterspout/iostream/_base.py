@@ -155,7 +155,7 @@ class BaseIOStream(ReadingStream):
             self._close_callback = None
             return
         before = self._close_callback, self._listening
-        # What closes the stream has another context than the caller.
+        # The code that closes the stream runs in another context than the caller.
         self._close_callback = bind_context(reactor.add_callback, callback)
         self._listening = True
         try:

@@ -97,7 +97,7 @@ class StreamCore:
     _keeps_unsent = False
     """Whether bytes that `write_to_fd` did not take may be sent all the same."""
     _input_event: int = READ
-    """What is registered for input. A stream that cannot read registers only for the peer's end."""
+    """The event registered for input. A stream that cannot read registers for the peer's end."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class PendingRead(asyncio.Future[R]):
 
 
 class ReadFuture(PendingRead[R]):
-    """One that gives its result back if the task that awaits it does not get it.
+    """A pending read that gives its result back if the task that awaits it does not get it.
 
     Attributes:
         awaiting: How many tasks await it.

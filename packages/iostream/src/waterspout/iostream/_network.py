@@ -22,7 +22,7 @@ Address: TypeAlias = tuple[int, Any]
 _NUMERIC = _socket.AI_NUMERICHOST | _socket.AI_NUMERICSERV
 
 _MAYBE_LITERAL = re.compile(r"(?ai).*:.*|(\d+|0x[\da-f]*)(\.(\d+|0x[\da-f]*)){0,3}")
-"""What may be an address: it has a colon, or is one to four numbers, as inet_aton(3) takes them."""
+"""Possible addresses: they have a colon, or are one to four numbers, as inet_aton(3) takes them."""
 
 
 class Network:

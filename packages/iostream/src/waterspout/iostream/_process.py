@@ -207,7 +207,7 @@ class Process:
 
     @property
     def args(self) -> Any:
-        """What was started, as it was given to `open_process`."""
+        """The command, as it was given to `open_process`."""
         return self._child.popen.args
 
     @property

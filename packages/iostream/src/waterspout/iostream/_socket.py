@@ -263,7 +263,7 @@ class IOStream(BaseIOStream):
         return future
 
     def _carrier(self) -> Any:
-        """What carries the records of a TLS connection inside of this one."""
+        """The transport of a TLS connection inside of this one."""
         return self.socket
 
     def _unwatch(self) -> None:

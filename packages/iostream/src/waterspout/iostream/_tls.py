@@ -162,7 +162,7 @@ class SSLIOStream(IOStream):
 
     @property
     def negotiated_protocol(self) -> str | None:
-        """What the two sides agreed on (ALPN); `None` before the handshake, and for nothing.
+        """The protocol agreed on by both sides (ALPN); `None` before the handshake or without one.
 
         It can be asked also when the stream is closed.
         """

@@ -170,7 +170,7 @@ class TLSEngine(ABC):
 
     @abstractmethod
     def _tls_object(self) -> ssl.SSLObject | ssl.SSLSocket:
-        """What knows of the handshake."""
+        """The object of `ssl` that has the result of the handshake."""
 
     def remember(self) -> None:
         """Note what the handshake has found out, which OpenSSL forgets after an error."""

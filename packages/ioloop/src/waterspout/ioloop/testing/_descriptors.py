@@ -45,7 +45,7 @@ class VirtualDescriptor:
 
     @property
     def ready(self) -> int:
-        """What is ready at it: a union of `READ`, `WRITE` and `ERROR`, or nothing.
+        """Give the events that it has: a union of `READ`, `WRITE` and `ERROR`, or 0.
 
         Raises:
             ValueError: If what is assigned is no such union.

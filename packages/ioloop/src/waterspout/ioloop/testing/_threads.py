@@ -1,4 +1,4 @@
-"""What the kit must know of the threads of the packages under test."""
+"""Properties of the packages' own threads, which the kit asks for."""
 
 from __future__ import annotations
 
