@@ -5,6 +5,8 @@ import concurrent.futures
 import contextlib
 import contextvars
 import gc
+import os
+import sys
 import threading
 import weakref
 
@@ -546,6 +548,10 @@ async def test_functions_on_executors_that_fail():
                 await turn()
 
 
+# CPython 3.12 and 3.13 only: the frame of a coroutine goes on to refer to the one that resumed it.
+KEEPS_CALLERS = sys.version_info < (3, 14) and os.environ.get("WATERSPOUT_TASKS") == "eager"
+
+
 async def failing_source():
     yield 1
     raise KeyError
@@ -555,6 +561,9 @@ async def failing_source():
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("what", ["func", "call", "source", "executor", "left", "cancelled"])
 async def test_maps_that_fail(what, ordered):
+    if what in ("call", "source") and KEEPS_CALLERS:
+        pytest.skip("before 3.14, an exception keeps the callers of a task that starts eagerly")
+
     async def consume(results):
         async with results:
             async for _ in results:

@@ -38,10 +38,10 @@ def test_it_is_freed_when_it_is_dropped(make):
 async def test_after_it_was_used_and_waited_for(make):
     async def use(queue):
         async with asyncio.TaskGroup() as group:
-            group.create_task(_put(queue, 5))
+            putting = group.create_task(_put(queue, 5))
             for _ in range(2):
                 group.create_task(_take(queue))
-            await settle()
+            await putting
             await queue.join()
             queue.shutdown()
 

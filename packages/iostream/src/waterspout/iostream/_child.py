@@ -58,7 +58,7 @@ class Child:
         self.popen = popen
         self.pid: int = popen.pid
         self.pipes = pipes
-        self.pidfd = -1
+        self.pidfd: int = -1
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._wait_lock = threading.Lock()

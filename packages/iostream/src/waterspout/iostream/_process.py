@@ -169,7 +169,9 @@ class Process:
         except BaseException:
             _close(streams)
             raise
-        self.stdin, self.stdout, self.stderr = streams
+        self.stdin: PipeIOStream | None = streams[0]
+        self.stdout: PipeIOStream | None = streams[1]
+        self.stderr: PipeIOStream | None = streams[2]
 
     def __repr__(self) -> str:
         code = self.returncode

@@ -80,7 +80,7 @@ class MemoryTLSSocket(TLSEngine):
         received: bytes = b"",
     ) -> None:
         super().__init__()
-        self.raw = raw
+        self.raw: Any = raw
         self._carrier = raw if isinstance(raw, TLSEngine) else None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
-from waterspout.ioloop.scheduling import Scheduler
+from waterspout.ioloop.scheduling import Scheduler, settle
 from waterspout.iostream._network import unix_error
 
 if sys.platform != "win32":  # pragma: no branch
@@ -85,7 +85,7 @@ async def _lock(scheduler: Scheduler, directory: Path) -> contextlib.ExitStack:
         deadline = scheduler.time() + LOCK_SECONDS
         while not _try_lock(descriptor, stack) and scheduler.time() < deadline:
             later = scheduler.create_future()
-            timer = scheduler.call_later(LOCK_RETRY, later.set_result, None)
+            timer = scheduler.call_later(LOCK_RETRY, settle, later, None)
             try:
                 await later
             finally:
