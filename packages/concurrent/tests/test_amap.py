@@ -326,3 +326,31 @@ def test_it_is_a_map(items, limit, ordered, asynchronous):
         assert work.running == 0
 
     simulate(main)
+
+
+@pytest.mark.parametrize("has_block", [False, True])
+async def test_a_coroutine_that_is_closed_while_it_waits_cancels_what_runs(has_block):
+    cancelled = []
+
+    async def works(_):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    async def plain():
+        async for _ in amap(works, range(3), limit=2):
+            pass
+
+    async def block():
+        async with amap(works, range(3), limit=2) as results:
+            async for _ in results:
+                pass
+
+    consumer = block() if has_block else plain()
+    consumer.send(None)
+    await asyncio.sleep(0)
+    consumer.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert cancelled == [True, True]

@@ -326,3 +326,20 @@ def test_a_loop_that_was_made_is_closed_if_it_cannot_be_used(monkeypatch):
     assert made[0].is_closed()
     assert not given.is_closed()
     given.close()
+
+
+def test_a_loop_whose_close_raises_in_the_end_is_freed_all_the_same():
+    class Loop(asyncio.SelectorEventLoop):
+        def close(self):
+            super().close()
+            raise OSError("too late")
+
+    def run():
+        loop = Loop()
+        IOLoop(loop, make_current=False).call_later(100, print)
+        with pytest.raises(OSError, match="too late"):
+            loop.close()
+        loop.__class__ = asyncio.SelectorEventLoop  # which its finalizer does not fail for
+        assert not hasattr(loop, "_waterspout_ioloop")
+
+    run()

@@ -5,6 +5,7 @@ import contextvars
 import errno
 import os
 import socket
+import sys
 import threading
 
 import pytest
@@ -674,3 +675,56 @@ async def test_a_loops_own_report_is_used_also_if_it_came_later(pair, monkeypatc
     while not reports:
         await asyncio.sleep(0.001)
     assert reports == [fail]
+
+
+async def test_a_hook_that_raises_costs_other_handlers_nothing():
+    loop, served, reported = IOLoop.current(), [], []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: reported.append(context["exception"])
+    )
+
+    def hook(callback):
+        raise sys.exception()
+
+    def fails(source, events):
+        raise ZeroDivisionError
+
+    loop.handle_callback_exception = hook
+    pairs = [socket.socketpair() for _ in range(2)]
+    for (one, other), handler in zip(pairs, (fails, lambda *_: served.append(1)), strict=True):
+        other.send(b"x")
+        loop.add_handler(one, handler, IOLoop.READ)
+    while not (served and reported):
+        await asyncio.sleep(0)
+    for one, other in pairs:
+        loop.remove_handler(one)
+        one.close()
+        other.close()
+    assert isinstance(reported[0], ZeroDivisionError)
+
+
+def test_the_first_handler_of_a_loop_without_add_reader_may_come_from_a_thread():
+    class Loop(asyncio.SelectorEventLoop):
+        def add_reader(self, *args):
+            raise NotImplementedError
+
+        add_writer = remove_reader = remove_writer = add_reader
+
+    called = threading.Event()
+    loop = IOLoop(Loop(), make_current=False)
+    thread = threading.Thread(target=loop.start)
+    thread.start()
+    started = threading.Event()
+    loop.add_callback(started.set)
+    assert started.wait(10)
+    one, other = socket.socketpair()
+    with one, other:
+        other.send(b"x")
+        loop.add_handler(one, lambda *_: called.set(), IOLoop.READ)
+        assert called.wait(10)
+        removed = threading.Event()
+        loop.add_callback(lambda: (loop.remove_handler(one), removed.set()))
+        assert removed.wait(10)
+    loop.add_callback(loop.stop)
+    thread.join()
+    loop.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waterspout.ioloop import IOLoop, PeriodicCallback
-from waterspout.ioloop.testing import simulate
+from waterspout.ioloop.testing import no_reference_cycles, simulate
 
 pytestmark = pytest.mark.waterspout("simulated")
 
@@ -437,3 +437,57 @@ async def test_each_tick_runs_in_the_context_of_start():
     await asyncio.sleep(0.35)
     periodic.stop()
     assert seen == [5, 5, 5]
+
+
+@pytest.mark.waterspout("asyncio")
+async def test_failed_ticks_leave_no_cycles():
+    async def fails():
+        ended.set()
+        raise ZeroDivisionError
+
+    async def main():
+        periodic = PeriodicCallback(fails, 1)
+        periodic.start()
+        await ended.wait()
+        periodic.stop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    ended = asyncio.Event()
+    await main()
+    ended.clear()
+    with no_reference_cycles():
+        await main()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_ends_the_program_does_not_tick_again(error):
+    ended, ticks = [], []
+
+    async def works():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.03)
+            ended.append(True)
+
+    def leave():
+        ticks.append(1)
+        raise error
+
+    async def main():
+        task = asyncio.ensure_future(works())
+        await asyncio.sleep(0)
+        PeriodicCallback(leave, 5).start()
+        await task
+
+    with pytest.raises(error):
+        asyncio.run(main())
+    assert (ended, ticks) == ([True], [1])
+
+
+@pytest.mark.parametrize("period", [-(10**400), 10**400])
+def test_a_period_beyond_any_float_is_a_value_error(period):
+    with pytest.raises(ValueError, match="callback_time must be positive"):
+        PeriodicCallback(print, period)

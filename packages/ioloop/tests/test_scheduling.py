@@ -298,3 +298,9 @@ import logging
 assert not logging.getLogger().handlers
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_numbers_beyond_any_float():
+    assert timeout_seconds(-(10**400), "patience") == -math.inf
+    with pytest.raises(ValueError, match="patience is too large$"):
+        timeout_seconds(10**6000, "patience")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import gc
 import io
 import os
 import pty
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 import tty
+import warnings
 
 import pytest
 
@@ -375,3 +377,33 @@ async def test_what_is_registered_for_a_stream_that_only_writes(pipe):
     other.set_close_callback(lambda: None)
     assert other._events == READ
     other.close()
+
+
+async def test_a_stream_that_the_garbage_collector_closes_while_another_is_made(monkeypatch):
+    """Its finalizer runs in the middle of whatever this thread does."""
+    original = os.get_blocking
+
+    class Node:
+        pass
+
+    def drop_in_a_cycle():
+        reading, writing = os.pipe()
+        os.close(writing)
+        node = Node()
+        node.stream, node.itself = PipeIOStream(reading), node
+        return reading
+
+    def get_blocking(fd):
+        gc.collect()
+        return original(fd)
+
+    dropped = drop_in_a_cycle()
+    monkeypatch.setattr(os, "get_blocking", get_blocking)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        streams = [PipeIOStream(fd) for fd in os.pipe()]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(dropped)
+    for stream in streams:
+        assert not original(stream.fileno())
+        stream.close()

@@ -355,3 +355,18 @@ async def test_mistake_in_a_subclass_leaves_no_cycle_and_a_note():
     [note] = notes
     assert "in read_from_fd" in note
     assert "KeyError: 'the cause'" in note
+
+
+async def test_failed_write_eof_leaves_no_cycle(make_pair):
+    async def fails():
+        stream, peer = make_pair(tcp=True)
+        stream.write(b"x" * 10_000_000)
+        asyncio.get_running_loop().call_soon(peer.close)
+        with contextlib.suppress(StreamClosedError):
+            await stream.write_eof()
+        stream.close()
+
+    await fails()
+    with no_reference_cycles():
+        await fails()
+        await asyncio.sleep(0)

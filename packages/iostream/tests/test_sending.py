@@ -162,7 +162,36 @@ async def test_cancelled_in_the_middle_it_closes(make_pair, file):
     with pytest.raises(asyncio.CancelledError):
         await sending
     assert stream.closed()
-    assert stream.error is None
+    assert isinstance(stream.error, ConnectionAbortedError)
+
+
+async def test_cancelled_in_the_middle_tcp_is_reset(make_pair, file):
+    stream, peer = make_pair(tcp=True)
+    sending = asyncio.create_task(stream.sendfile(file))
+    assert await peer.receive(1) == DATA[:1]
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    with pytest.raises(ConnectionResetError):
+        while await peer.receive(1_000_000):
+            pass
+
+
+async def test_cancelled_in_the_middle_tls_is_cut_off(make_pair, server_context, client_context):
+    stream, peer = make_pair(tcp=True)
+    sender, receiver = await asyncio.gather(
+        stream.start_tls(True, server_context),
+        IOStream(peer.give_away()).start_tls(False, client_context, "localhost"),
+    )
+    async with sender, receiver:
+        sending = asyncio.create_task(sender.sendfile(io.BytesIO(b"x" * 50_000_000)))
+        assert await receiver.read_bytes(1) == b"x"
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        with pytest.raises(StreamClosedError) as caught:
+            await receiver.read_until_close()
+        assert caught.value.real_error is not None
 
 
 @pytest.mark.parametrize("moment", ["before", "amid"])

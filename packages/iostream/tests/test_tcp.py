@@ -555,3 +555,20 @@ async def test_a_group_that_only_tells_of_a_close_is_not_reported():
             await stream.write(b"x\n")
             assert await stream.read_until(b"\n") == b"x\n"
     assert reports == []
+
+
+@pytest.mark.parametrize("size", [100, 8_000_000])
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_a_handler_that_ends_its_writing_side_sends_everything(size, awaits, caplog):
+    async def handler(stream):
+        await stream.read_until(b"\n")
+        written, ended = stream.write(b"x" * size), stream.write_eof()
+        if awaits:
+            await written
+            await ended
+
+    async with await serve_tcp(handler, "127.0.0.1") as server:
+        async with await connect_tcp("127.0.0.1", server.port) as stream:
+            await stream.write(b"go\n")
+            assert len(await stream.read_until_close()) == size
+    assert caplog.records == []

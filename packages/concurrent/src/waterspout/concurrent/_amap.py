@@ -131,6 +131,7 @@ class AsyncMap(AsyncIterator[R]):
 
     def __init__(self, work: _Work[R]) -> None:
         self._work = work
+        self._cannot_wait = False  # the coroutine that waited for a result was closed
 
     def __aiter__(self) -> Self:
         return self
@@ -157,6 +158,10 @@ class AsyncMap(AsyncIterator[R]):
         except StopAsyncIteration as error:  # which would be taken for the end of the results
             await self.aclose()
             raise RuntimeError("func raised StopAsyncIteration") from error
+        except GeneratorExit:  # a coroutine that is closed cannot wait for the end
+            self._cannot_wait = True
+            self._work.cancel()
+            raise
         except BaseException:
             await self.aclose()
             raise
@@ -185,7 +190,8 @@ class AsyncMap(AsyncIterator[R]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        if not (self._cannot_wait and exc_type is GeneratorExit):
+            await self.aclose()
 
     def __del__(self) -> None:
         self._work.cancel()

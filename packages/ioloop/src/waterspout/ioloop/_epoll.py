@@ -132,7 +132,8 @@ class EpollPoller:
 
     def _register(self, fd: int, events: int) -> None:
         # As `add_reader`: a transport's descriptor is refused, and a reader's taken over.
-        self._loop.remove_reader(fd)
+        with contextlib.suppress(NotImplementedError):  # which `attach` will find out
+            self._loop.remove_reader(fd)
         try:
             self._epoll.register(fd, events & _EVENTS)
         except FileExistsError:  # it was closed, and the same file has its number again

@@ -60,14 +60,16 @@ class _CloseAndCall:
         self._callback = callback
 
     def __call__(self) -> None:
-        self._close()
-        loop = self._loop
-        if loop.is_closed():
-            if vars(loop).get("close") is self:
-                del loop.close
-                if self._shadowed is not None:
-                    loop.close = self._shadowed
-            self._callback()
+        try:
+            self._close()
+        finally:
+            loop = self._loop
+            if loop.is_closed():
+                if vars(loop).get("close") is self:
+                    del loop.close
+                    if self._shadowed is not None:
+                        loop.close = self._shadowed
+                self._callback()
 
 
 async def call_with_timeout(func: Callable[[], Any], seconds: float | None) -> Any:

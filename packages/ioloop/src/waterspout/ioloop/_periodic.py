@@ -173,6 +173,9 @@ class PeriodicCallback:
                 if inspect.isawaitable(result):
                     self._running = running = asyncio.ensure_future(result)
                     scheduler.spawn_callback(lambda: running)  # to be held, and its errors reported
+        except (KeyboardInterrupt, SystemExit):
+            self.stop()  # or the next tick ends the loop again while its tasks finish
+            raise
         finally:
             # Unless the callback stopped it, or stopped and started it again.
             if self._timer is timer:
@@ -195,7 +198,7 @@ def _period_of(callback_time: float | timedelta) -> float:
     if isinstance(callback_time, timedelta):
         period = callback_time.total_seconds()
     elif isinstance(callback_time, int | float):
-        period = float(min(callback_time, 1e30)) / 1000
+        period = float(max(min(callback_time, 1e30), -1e30)) / 1000
     else:
         raise TypeError(f"callback_time must be milliseconds or a timedelta, not {callback_time!r}")
     if not SHORTEST <= period <= TEN_YEARS:

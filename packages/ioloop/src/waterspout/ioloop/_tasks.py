@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 
 class _HasHook(Protocol):
+    @property
+    def asyncio_loop(self) -> asyncio.AbstractEventLoop: ...
+
     def handle_callback_exception(self, callback: Callable[..., object]) -> None: ...
 
 
@@ -26,8 +29,14 @@ def reporter_of(loop: _HasHook) -> Callable[[Callable[..., object]], None]:
 
     def report(callback: Callable[..., object]) -> None:
         loop = reference()
-        if loop is not None:  # pragma: no branch (the asyncio loop holds it until it is closed)
+        if loop is None:  # pragma: no cover (the asyncio loop holds it until it is closed)
+            return
+        try:
             loop.handle_callback_exception(callback)
+        except Exception as error:  # or other callbacks would not be called
+            loop.asyncio_loop.call_exception_handler(
+                {"message": f"Exception in the hook for {callback!r}", "exception": error}
+            )
 
     return report
 
@@ -81,4 +90,4 @@ class Calls:
             except Exception:
                 self._report(callback)
             finally:
-                del error, task  # the error refers to this frame
+                del error, task, callback  # the error refers to this frame

@@ -114,8 +114,9 @@ class BaseIOStream(ReadingStream):
         try:
             return await sender.send()
         except BaseException as error:
-            if sender.sent:
-                self.close(reason_of(error))
+            if sender.sent:  # the peer must not take the part for the whole
+                self._reset_on_close()
+                self.close(reason_of(error) or ConnectionAbortedError("sendfile() was cancelled"))
             raise
         finally:
             self._sending_file = False

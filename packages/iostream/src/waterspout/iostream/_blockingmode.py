@@ -57,7 +57,8 @@ class _InUse:
 
     def reset(self) -> None:
         """Forget all, as in a forked child: they are its parent's to change back."""
-        self.lock = threading.Lock()
+        # The garbage collector may close a stream while this thread holds it.
+        self.lock = threading.RLock()
         self.files: dict[_Inode, list[OpenFile]] = {}
 
     def remove(self, inode: _Inode, file: OpenFile) -> bool:
@@ -97,16 +98,18 @@ def claim(fd: int, status: os.stat_result) -> OpenFile | None:
     """
     inode = status.st_dev, status.st_ino, status.st_rdev
     with _in_use.lock:
-        for file in _in_use.files.get(inode, ()):
-            if any(_is_same_file(fd, other) for other in file.fds):
+        for file in tuple(_in_use.files.get(inode, ())):
+            if any(_is_same_file(fd, other) for other in tuple(file.fds)):
                 file.is_shared = True
                 break
         else:
             if not os.get_blocking(fd):
                 return None
             file = OpenFile(inode)
-            _in_use.files.setdefault(inode, []).append(file)
         file.fds.add(fd)
+        files = _in_use.files.setdefault(inode, [])
+        if file not in files:  # it is new, or was released meanwhile
+            files.append(file)
     return file
 
 

@@ -62,7 +62,8 @@ class DaemonExecutor(Executor):
 
     def _reset(self) -> None:
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        # Reentrant, since the garbage collector may call for a job while this thread holds it.
+        self._changed = threading.Condition(threading.RLock())
         self._workers = 0
         self._idle = 0
 
@@ -85,12 +86,13 @@ class DaemonExecutor(Executor):
         with self._changed:
             self._jobs.append(job)
             if len(self._jobs) > self._idle and self._workers != self._max_workers:
+                self._workers += 1
                 try:
                     _Worker(target=self._work, name=self._name, daemon=True).start()
                 except BaseException:
+                    self._workers -= 1
                     self._jobs.remove(job)
                     raise
-                self._workers += 1
             else:
                 self._changed.notify()
         return future

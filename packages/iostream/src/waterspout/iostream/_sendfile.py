@@ -11,6 +11,7 @@ methods of the file object that may block are called in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import os
@@ -149,7 +150,8 @@ class FileSender:
                 broken.result()
             return result.result()
         finally:
-            self._stream._eof_waiters.remove(broken)
+            with contextlib.suppress(ValueError):  # the stream has failed
+                self._stream._eof_waiters.remove(broken)
             result.cancel()
             if not result.cancelled():
                 result.exception()  # so that it is not logged

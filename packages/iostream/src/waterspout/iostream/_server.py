@@ -292,7 +292,7 @@ class StreamServer:
             return
         try:
             await self._handler(stream)
-            await stream.write(b"")  # what the handler did not wait for
+            await stream._when_sent()  # the handler need not have waited for it
         except Exception as error:
             is_over = stream.closed() or stream.error is not None
             if not (is_over and _tells_of_a_close(error)):

@@ -101,7 +101,8 @@ class WritingStream(StreamCore):
             raise NotImplementedError(f"{type(self).__name__} cannot be closed for writing alone")
         if self._sending_file:
             raise RuntimeError("a file is being sent: wait for sendfile() to be done")
-        if self._write_error is not None or not self._eof_wanted:
+        is_over = self._write_error is not None or (self._closed and not self._eof_sent)
+        if is_over or not self._eof_wanted:
             self._check_can_write()
         self._use_reactor()
         future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
@@ -115,6 +116,10 @@ class WritingStream(StreamCore):
             self._flush()
             self._register_or_end()
         return future
+
+    def _when_sent(self) -> "asyncio.Future[None]":
+        """Give a future that is done when all that was written is handed to the kernel."""
+        return self.write_eof() if self._eof_wanted else self.write(b"")
 
     def writing(self) -> bool:
         """Whether bytes wait to be handed to the kernel."""
@@ -220,7 +225,8 @@ class WritingStream(StreamCore):
         except Exception as error:
             self._fail_writes(without_frames(error))
             return
-        for future in self._eof_waiters:
+        eof_waiters, self._eof_waiters = self._eof_waiters, []
+        for future in eof_waiters:
             settle(future)
 
     async def _until_room(self) -> None:
@@ -262,7 +268,8 @@ class WritingStream(StreamCore):
         waiters, self._write_waiters = self._write_waiters, None
         for _, future in waiters or ():
             fail(future, StreamClosedError(error))
-        for future in self._eof_waiters:
+        eof_waiters, self._eof_waiters = self._eof_waiters, []
+        for future in eof_waiters:
             fail(future, StreamClosedError(error))
         if self._room is not None:
             fail(self._room, StreamClosedError(error))

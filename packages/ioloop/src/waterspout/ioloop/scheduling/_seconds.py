@@ -122,4 +122,10 @@ def _as_float(value: float, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"{name} is too large: {str(value)[:20]}...") from None
+        if value < 0:
+            return -math.inf
+        try:
+            shown = f": {str(value)[:20]}..."
+        except ValueError:  # it has more digits than Python shows
+            shown = ""
+        raise ValueError(f"{name} is too large{shown}") from None
