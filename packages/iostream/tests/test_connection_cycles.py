@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 
 import pytest
 
@@ -12,6 +13,12 @@ from waterspout.ioloop.testing import no_reference_cycles
 from waterspout.iostream import IOStream, connect_tcp, connect_unix, serve_tcp, serve_unix
 
 LOCAL = "127.0.0.1"
+
+# CPython 3.12 and 3.13 only: the frame of a coroutine goes on to refer to the one that resumed it.
+not_with_kept_callers = pytest.mark.skipif(
+    sys.version_info < (3, 14) and os.environ.get("WATERSPOUT_TASKS") == "eager",
+    reason="before 3.14, an exception keeps the callers of a task that starts eagerly",
+)
 
 
 def unused_port():
@@ -78,6 +85,7 @@ async def test_connect_tcp_refused_at_several_addresses(lookup):
         await turns()
 
 
+@not_with_kept_callers
 async def test_connect_tcp_with_a_mistake():
     async def connect():
         with pytest.raises(TypeError, match="no_such_option"):
@@ -170,6 +178,7 @@ async def test_losers_of_a_race(lookup, silent, monkeypatch):
             await turns()
 
 
+@not_with_kept_callers
 async def test_local_addr_that_cannot_be_bound(monkeypatch):
     def bind(self, address):
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
